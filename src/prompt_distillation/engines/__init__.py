@@ -1,0 +1,26 @@
+"""Who writes text: vLLM, transformers, or any OpenAI-compatible server, behind one Protocol."""
+
+from prompt_distillation.engines.base import (
+    Completion,
+    Engine,
+    EngineKind,
+    EngineOptions,
+    Request,
+    RequestFailedError,
+    Sampling,
+    stream,
+)
+from prompt_distillation.engines.opening import open_engine, resolve_engine_kind
+
+__all__ = [
+    "Completion",
+    "Engine",
+    "EngineKind",
+    "EngineOptions",
+    "Request",
+    "RequestFailedError",
+    "Sampling",
+    "open_engine",
+    "resolve_engine_kind",
+    "stream",
+]

@@ -1,0 +1,187 @@
+"""What every engine does: take one conversation, give one completion, many at once.
+
+Engines are asynchronous because vLLM and servers are: hundreds of requests stay in flight, each
+completion is handed over the moment it is done, and a retry is one more request. Callers bound
+the number in flight by `Engine.concurrency`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+from prompt_distillation.errors import EngineError
+from prompt_distillation.task import ChatMessage
+
+EngineKind = Literal["auto", "vllm", "transformers", "server"]
+
+FinishReason = Literal["stop", "length"]
+
+Key = TypeVar("Key")
+
+
+class RequestFailedError(EngineError):
+    """One request could not be completed, after the engine's own retries; others may go on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How one completion is drawn.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: nucleus mass in (0, 1].
+        max_tokens: most new tokens, reasoning included.
+        seed: of this request's own generator, so that a result does not depend on its batch.
+        max_thinking_tokens: budget of the reasoning, where the engine can hold it to one.
+        choices: if given, decoding is constrained to one of these texts, where the engine can.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 4096
+    seed: int = 0
+    max_thinking_tokens: int | None = None
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One conversation to complete.
+
+    Attributes:
+        messages: the turns; the last is the user's.
+        prefill: text the assistant's turn begins with (not part of the completion).
+    """
+
+    messages: tuple[ChatMessage, ...]
+    sampling: Sampling
+    prefill: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """What a model wrote.
+
+    Attributes:
+        text: the new text, without the end-of-turn token, ``</think>`` kept.
+        finish_reason: ``stop``, or ``length`` if ``max_tokens`` cut it.
+        prompt_tokens: tokens of the rendered conversation, prompt included.
+        completion_tokens: new tokens, reasoning included.
+        cached_tokens: prompt tokens served from the prefix cache; None if not told.
+        seconds: from submission to the last token, queueing included.
+        first_token_seconds: from submission to the first token; None if not told.
+        reasoning: the reasoning, where a server delivers it apart from ``text``.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    cached_tokens: int | None = None
+    first_token_seconds: float | None = None
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What to load and how. Engines ignore what they have no use for.
+
+    Attributes:
+        model: a folder or a hub name; for a server, the name it serves.
+        adapter: a PEFT adapter's folder, put on top of ``model``.
+        revision: branch, tag or commit on the hub.
+        dtype: ``auto`` (the checkpoint's), ``bfloat16``, ``float16`` or ``float32``.
+        tensor_parallel_size: GPUs (on a CPU: cores) that share one copy of the model.
+        max_model_len: longest prompt + completion in tokens; None takes the model's own.
+        gpu_memory_utilization: share of each GPU's memory vLLM may take, in (0, 1].
+        max_concurrency: most requests in flight; None takes the engine's own.
+        server_url: base URL of an OpenAI-compatible endpoint, ending in ``/v1``.
+        request_timeout_seconds: of one request to a server.
+        seed: of the engine itself.
+        trust_remote_code: run Python code that ships with the model.
+    """
+
+    model: str
+    adapter: Path | None = None
+    revision: str | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    tensor_parallel_size: int = 1
+    max_model_len: int | None = None
+    gpu_memory_utilization: float = 0.9
+    max_concurrency: int | None = None
+    server_url: str | None = None
+    request_timeout_seconds: float = 600.0
+    seed: int = 0
+    trust_remote_code: bool = False
+
+
+class Engine(Protocol):
+    """A model that completes conversations."""
+
+    @property
+    def name(self) -> str:
+        """``vllm``, ``transformers`` or ``server``."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests to keep in flight."""
+
+    async def complete(self, request: Request) -> Completion:
+        """Complete one conversation.
+
+        Raises:
+            RequestFailedError: this request cannot be completed.
+            EngineError: the engine is gone; no request can be.
+        """
+
+    async def aclose(self) -> None:
+        """Free the model's memory and processes. Idempotent."""
+
+
+@dataclass(slots=True)
+class _Failure:
+    error: Exception = field()
+
+
+async def stream(
+    engine: Engine, requests: Iterable[tuple[Key, Request]]
+) -> AsyncIterator[tuple[Key, Completion | RequestFailedError]]:
+    """Yield ``(key, completion)`` as they finish, with `Engine.concurrency` requests in flight.
+
+    ``requests`` is drawn lazily, so that a million of them need no memory. A request that failed
+    comes out as its error; an engine that is gone raises.
+    """
+    source = iter(requests)
+    done: asyncio.Queue[tuple[Key, Completion | RequestFailedError] | _Failure | None]
+    done = asyncio.Queue(maxsize=engine.concurrency)
+
+    async def work() -> None:
+        try:
+            for key, request in source:
+                try:
+                    await done.put((key, await engine.complete(request)))
+                except RequestFailedError as error:
+                    await done.put((key, error))
+        except Exception as error:  # noqa: BLE001 - handed to the consumer, who raises it
+            await done.put(_Failure(error))
+        else:
+            await done.put(None)
+
+    workers = [asyncio.create_task(work()) for _ in range(engine.concurrency)]
+    try:
+        running = len(workers)
+        while running:
+            item = await done.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, _Failure):
+                raise item.error
+            else:
+                yield item
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)

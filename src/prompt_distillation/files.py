@@ -1,0 +1,126 @@
+"""Files, written whole or not at all: atomic replacement, JSON lines, refusal to overwrite."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from prompt_distillation.errors import InputError, OutputExistsError, OutputWriteError
+
+
+def refuse_to_overwrite(paths: Iterable[Path], *, overwrite: bool) -> None:
+    """Raise `OutputExistsError` if one of ``paths`` exists and ``overwrite`` is false."""
+    if overwrite:
+        return
+    for path in paths:
+        if path.exists():
+            raise OutputExistsError(
+                f"{path} already exists; pass --overwrite to replace it, or choose another output"
+            )
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[IO[str]]:
+    """Open a temporary file beside ``path`` that takes its name only when the block succeeds.
+
+    Raises:
+        OutputWriteError: the folder cannot be written, or the disk is full. The file that was at
+            ``path`` before is still there, and the temporary file is gone.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputWriteError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose another "
+            "place, then run the same command again"
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def dump_json(value: object, *, indent: int | None = None) -> str:
+    """JSON as we write it: UTF-8 as it is, and no NaN, which other readers refuse."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write one indented JSON document atomically."""
+    with atomic_writer(path) as file:
+        file.write(dump_json(value, indent=2) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write one JSON object a line, atomically; returns how many."""
+    count = 0
+    with atomic_writer(path) as file:
+        for row in rows:
+            file.write(dump_json(row) + "\n")
+            count += 1
+    return count
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield ``(line number from 1, line without its end)`` of a UTF-8 text file, streamed.
+
+    Only line feeds end a line: U+2028 and its like stay inside it. A byte-order mark is dropped.
+
+    Raises:
+        InputError: no such file, a folder, or bytes that are not UTF-8 (the line is named).
+    """
+    if not path.is_file():
+        raise InputError(f"no such file: {path}; check the path (the current folder is {Path.cwd()})")
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); "
+                    "convert it first, e.g. `iconv -f LATIN1 -t UTF-8`"
+                ) from error
+            yield number, line.rstrip("\r\n")
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield ``(line number from 1, object)`` of a JSON-lines file; blank lines are skipped.
+
+    Raises:
+        InputError: as `read_lines`, or a line that is not a JSON object.
+    """
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error.msg})") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}: a JSON object is wanted, got {line[:60]!r}")
+        yield number, row
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        InputError: no such file, or not a JSON object.
+    """
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a JSON object is wanted, got a {type(value).__name__}")
+    return value
