@@ -78,7 +78,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         InputError: no such file, a folder, or bytes that are not UTF-8 (the line is named).
     """
     if not path.is_file():
-        raise InputError(f"no such file: {path}; check the path (the current folder is {Path.cwd()})")
+        raise InputError(
+            f"no such file: {path}; check the path (the current folder is {Path.cwd()})"
+        )
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             try:

@@ -93,7 +93,7 @@ def read_inputs(path: Path, *, columns: Columns | None = None) -> Iterator[Input
     """
     columns = columns or Columns()
     index = -1
-    for index, (where, row) in enumerate(_rows(path, columns)):  # noqa: B007 - used after the loop
+    for index, (where, row) in enumerate(_rows(path, columns)):
         yield _input_of_row(row, index=index, where=where, columns=columns)
     if index < 0:
         raise InputError(f"{path} holds no inputs; it needs at least one line with text")

@@ -1,4 +1,4 @@
-"""What is distilled: a prompt, the labels if there are any, and how an answer is read.
+r"""What is distilled: a prompt, the labels if there are any, and how an answer is read.
 
 A task is a folder, no code: ``task.yaml`` beside ``prompt.md``. For a classification::
 
@@ -6,7 +6,7 @@ A task is a folder, no code: ``task.yaml`` beside ``prompt.md``. For a classific
     kind: classification
     prompt_file: prompt.md
     labels: {ar: Arabic, de: German, ot: anything else}
-    answer_pattern: 'Final Answer:\\s*(\\w+)'
+    answer_pattern: 'Final Answer:\s*(\w+)'
 
 For free text, ``kind: generation`` and neither labels nor pattern: the answer is the text.
 """
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 import yaml
 
@@ -172,9 +172,7 @@ def load_task(folder: Path) -> Task:
     known = {"name", "kind", "prompt_file", "labels", "answer_pattern"}
     if unknown := sorted(set(fields) - known):
         raise TaskError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    kind = fields.get("kind")
-    if kind not in get_args(TaskKind):
-        raise TaskError(f"{path}: kind is {kind!r}; it must be classification or generation")
+    kind = _read_kind(fields.get("kind"), path=path)
     labels = _read_labels(fields, kind=kind, path=path)
     pattern = _read_pattern(fields, path=path)
     prompt_path = folder / str(fields.get("prompt_file", "prompt.md"))
@@ -191,6 +189,13 @@ def load_task(folder: Path) -> Task:
         answer_pattern=pattern,
         path=folder,
     )
+
+
+def _read_kind(value: object, *, path: Path) -> TaskKind:
+    for kind in get_args(TaskKind):
+        if value == kind:
+            return cast(TaskKind, kind)
+    raise TaskError(f"{path}: kind is {value!r}; it must be classification or generation")
 
 
 def _read_labels(fields: Mapping[str, Any], *, kind: TaskKind, path: Path) -> dict[str, str]:
@@ -217,6 +222,6 @@ def _read_pattern(fields: Mapping[str, Any], *, path: Path) -> re.Pattern[str] |
         raise TaskError(f"{path}: answer_pattern {source!r} does not compile: {error}") from error
     if pattern.groups != 1:
         raise TaskError(
-            f"{path}: answer_pattern {source!r} has {pattern.groups} groups; it needs one, the label"
+            f"{path}: answer_pattern {source!r} has {pattern.groups} groups; it needs one"
         )
     return pattern

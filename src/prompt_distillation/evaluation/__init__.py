@@ -1,0 +1,1 @@
+"""A model and held-out inputs -> a measured result: the third step."""

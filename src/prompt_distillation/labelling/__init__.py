@@ -1,0 +1,1 @@
+"""Inputs -> teacher -> journal -> dataset: the first step."""

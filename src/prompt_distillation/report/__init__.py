@@ -1,0 +1,1 @@
+"""A result as people see it: terminal, plots, HTML, W&B."""

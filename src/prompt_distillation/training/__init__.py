@@ -1,0 +1,1 @@
+"""Dataset -> LoRA adapter: the second step."""

@@ -1,0 +1,40 @@
+"""The `prompt-distillation` command: one word per step, each a module of this folder."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from prompt_distillation.commands.running import USER_ERROR, run_command
+
+COMMANDS = {
+    "create-data": ("create_data", "label inputs with the teacher"),
+    "train": ("train", "fine-tune the student on the labels"),
+    "evaluate": ("evaluate", "measure a model on held-out inputs"),
+    "doctor": ("doctor", "say what this machine has and which recipe fits"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command named first; exits with its code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        sys.stdout.write(_usage())
+        sys.exit(0 if arguments else USER_ERROR)
+    name, *rest = arguments
+    if name not in COMMANDS:
+        sys.stderr.write(f"error: unknown command {name!r}; known are {', '.join(COMMANDS)}\n")
+        sys.exit(USER_ERROR)
+    # Imported only now: each command brings its own libraries, and --help must answer at once.
+    module = importlib.import_module(f"prompt_distillation.commands.{COMMANDS[name][0]}")
+    sys.argv[0] = f"prompt-distillation {name}"
+    sys.exit(run_command(module.main, rest))
+
+
+def _usage() -> str:
+    lines = [f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()]
+    return (
+        "usage: prompt-distillation COMMAND [--help] [flags]\n\n"
+        "Distil a thinking model under a long prompt into a non-thinking model with no prompt.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
