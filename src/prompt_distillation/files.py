@@ -3,11 +3,16 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from prompt_distillation.errors import InputError, OutputExistsError, OutputWriteError
+from prompt_distillation.errors import (
+    InputError,
+    OutputExistsError,
+    OutputWriteError,
+    PromptDistillationError,
+)
 
 
 def refuse_to_overwrite(paths: Iterable[Path], *, overwrite: bool) -> None:
@@ -38,14 +43,22 @@ def atomic_writer(path: Path) -> Iterator[IO[str]]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _unlink_if_there(temporary)
+        if isinstance(error, PromptDistillationError):
+            raise  # some of ours are OSErrors too: the block complained of something else
         raise OutputWriteError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another "
             "place, then run the same command again"
         ) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _unlink_if_there(temporary)
         raise
+
+
+def _unlink_if_there(path: Path) -> None:
+    """Remove a file; not being able to must not hide why it has to go."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def dump_json(value: object, *, indent: int | None = None) -> str:
@@ -75,13 +88,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Only line feeds end a line: U+2028 and its like stay inside it. A byte-order mark is dropped.
 
     Raises:
-        InputError: no such file, a folder, or bytes that are not UTF-8 (the line is named).
+        InputError: no such file, a folder, one that may not be read, or bytes that are not UTF-8
+            (the line is named).
     """
     if not path.is_file():
         raise InputError(
             f"no such file: {path}; check the path (the current folder is {Path.cwd()})"
         )
-    with path.open("rb") as file:
+    with _open_bytes(path) as file:
         for number, raw in enumerate(file, start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -91,6 +105,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                     "convert it first, e.g. `iconv -f LATIN1 -t UTF-8`"
                 ) from error
             yield number, line.rstrip("\r\n")
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check its permissions") from error
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -120,7 +141,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with _open_bytes(path) as file:
+            value = json.loads(file.read())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict):

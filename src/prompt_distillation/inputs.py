@@ -5,7 +5,6 @@ file both stand beside it, in ``NAME.gold.jsonl``: one object a line, ``{"label"
 "block-001"}``, in the order of the lines. A split never cuts a group.
 """
 
-import csv
 import hashlib
 import logging
 import unicodedata
@@ -16,6 +15,7 @@ from typing import Any
 
 from prompt_distillation.errors import InputError
 from prompt_distillation.files import read_jsonl, read_lines
+from prompt_distillation.tables import csv_rows, dataset_rows, parquet_rows
 from prompt_distillation.task import ChatMessage, Task
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def read_inputs(path: Path, *, columns: Columns | None = None) -> Iterator[Input
 def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield ``(place for messages, row)`` of any format."""
     if path.is_dir():
-        return _dataset_rows(path)
+        return dataset_rows(path)
     if not path.is_file():
         raise InputError(
             f"no such input file: {path}; check the path (the current folder is {Path.cwd()})"
@@ -113,9 +113,9 @@ def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]
         case ".jsonl":
             return ((f"{path}, line {number}", row) for number, row in read_jsonl(path))
         case ".csv" | ".tsv":
-            return _csv_rows(path)
+            return csv_rows(path)
         case ".parquet":
-            return _parquet_rows(path)
+            return parquet_rows(path)
     raise InputError(
         f"{path}: unknown format {path.suffix!r}; known are {', '.join(FORMATS)} and a folder "
         "written by datasets.Dataset.save_to_disk"
@@ -145,8 +145,8 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str,
                     f"{gold_path} has {count - 1} rows, but {path} has more lines with text; "
                     "it needs one row a line"
                 )
-            extra = gold_row[1]
-            row |= {columns.gold: extra.get("label"), columns.group: extra.get("group")}
+            label, group = _gold_of_row(gold_row[1], where=f"{gold_path}, line {gold_row[0]}")
+            row |= {columns.gold: label, columns.group: group}
         yield f"{path}, line {number}", row
     if gold is not None and next(gold, None) is not None:
         raise InputError(
@@ -155,46 +155,6 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str,
         )
     if blank:
         logger.warning("%s: skipped %d blank lines", path, blank)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    csv.field_size_limit(2**31 - 1)  # the default of 131,072 fails with a message of no use
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    lines = (line + "\n" for _, line in read_lines(path))
-    reader = csv.DictReader(lines, delimiter=delimiter)
-    for row in reader:
-        yield f"{path}, line {reader.line_num}", row
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=4096):
-                for row in batch.to_pylist():
-                    yield f"{path}, row {number}", row
-                    number += 1
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a Parquet file ({error})") from error
-
-
-def _dataset_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import datasets
-
-    try:
-        dataset = datasets.load_from_disk(str(path))
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(f"{path}: not a folder written by save_to_disk ({error})") from error
-    if isinstance(dataset, datasets.DatasetDict):
-        raise InputError(
-            f"{path} holds the splits {', '.join(dataset)}; name one of its folders, e.g. "
-            f"{path / next(iter(dataset))}"
-        )
-    for number, row in enumerate(dataset):
-        yield f"{path}, row {number}", row
 
 
 def _input_of_row(row: Mapping[str, Any], *, index: int, where: str, columns: Columns) -> Input:
@@ -216,6 +176,9 @@ def _input_of_row(row: Mapping[str, Any], *, index: int, where: str, columns: Co
             f"{where}: {len(text):,} characters, at most {MAX_CHARACTERS:,} are taken; "
             "split or shorten the text"
         )
+    if lone := next((char for char in text if "\ud800" <= char <= "\udfff"), None):
+        # JSON can escape half of a character; neither a file nor a tokenizer can hold it.
+        raise InputError(f"{where}: half a character, {lone!r}; the text was cut inside an emoji")
     group = row.get(columns.group)
     return Input(
         index=index,
@@ -242,20 +205,25 @@ def _conversation_of(
     return tuple(turns[:-1]), turns[-1]["content"], answer
 
 
-def read_gold_file(path: Path) -> list[tuple[str, str | None]]:
+def _gold_of_row(row: Mapping[str, Any], *, where: str) -> tuple[str | None, str | None]:
+    """Label and group of one row of gold; a label that nobody knows is null, not left out."""
+    label, group = row.get("label", ""), row.get("group")
+    if label is not None and (not isinstance(label, str) or not label):
+        raise InputError(f"{where}: no text in the field 'label' (null where nobody knows it)")
+    return label, str(group) if group is not None else None
+
+
+def read_gold_file(path: Path) -> list[tuple[str | None, str | None]]:
     """Read ``(label, group)`` rows: jsonl with ``label`` and ``group``, or one label a line.
+
+    In jsonl the label may be null, where nobody knows it.
 
     Raises:
         InputError: as `read_lines`, a row without a label, or no rows.
     """
-    rows: list[tuple[str, str | None]] = []
+    rows: list[tuple[str | None, str | None]]
     if path.suffix.lower() == ".jsonl":
-        for number, row in read_jsonl(path):
-            label = row.get("label")
-            if not isinstance(label, str):
-                raise InputError(f"{path}, line {number}: no text in the field 'label'")
-            group = row.get("group")
-            rows.append((label, str(group) if group is not None else None))
+        rows = [_gold_of_row(row, where=f"{path}, line {n}") for n, row in read_jsonl(path)]
     else:
         rows = [(line.strip(), None) for _, line in read_lines(path) if line.strip()]
     if not rows:

@@ -26,7 +26,10 @@ def package_versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Commit of the checkout this package runs from (``-dirty`` if edited); None outside one."""
-    folder = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        # Installed as a wheel: git would describe whatever repository the environment stands in.
+        return None
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -23,6 +23,7 @@ import yaml
 
 from prompt_distillation.errors import TaskError
 
+START_OF_THINKING = "<think>"
 END_OF_THINKING = "</think>"
 
 TaskKind = Literal["classification", "generation"]
@@ -103,21 +104,18 @@ class Task:
             text: the completion, special tokens that mark a turn's end already gone.
             finish_reason: the engine's word; ``"length"`` means the answer was cut off.
             thinking: whether the model reasons first, so that a text without ``</think>`` is all
-                reasoning. Ignored where ``reasoning`` was already taken apart by a server.
+                reasoning. A text that opens with ``<think>`` is that in any case; where a server
+                delivers ``reasoning`` apart, a text without ``</think>`` is the answer.
             reasoning: the reasoning, where the engine delivers it in a field of its own.
         """
-        answer = text
-        if reasoning is None:
-            before, mark, after = text.rpartition(END_OF_THINKING)
-            if mark:
-                reasoning, answer = before.removeprefix("<think>").strip(), after
-            elif thinking:
-                reason = (
-                    RejectReason.LENGTH
-                    if finish_reason == "length"
-                    else RejectReason.NO_END_OF_THINKING
-                )
-                return Answer(reasoning=text.strip(), reject_reason=reason)
+        before, mark, answer = text.rpartition(END_OF_THINKING)
+        before = (before if mark else text).strip().removeprefix(START_OF_THINKING).strip()
+        if mark:
+            reasoning = before if reasoning is None else f"{reasoning}\n{before}".strip()
+        elif reasoning is None and (thinking or text.lstrip().startswith(START_OF_THINKING)):
+            cut = finish_reason == "length"
+            reason = RejectReason.LENGTH if cut else RejectReason.NO_END_OF_THINKING
+            return Answer(reasoning=before, reject_reason=reason)
         if finish_reason == "length":
             return Answer(reasoning=reasoning, reject_reason=RejectReason.LENGTH)
         answer = answer.strip()
@@ -158,7 +156,8 @@ def load_task(folder: Path) -> Task:
 
     Raises:
         TaskError: a file is missing, a key is unknown or missing, the pattern does not compile or
-            has not exactly one group, or the labels do not fit the kind.
+            has not exactly one group, the prompt is empty or not UTF-8, or labels and pattern do
+            not fit the kind.
     """
     path = folder / "task.yaml"
     if not path.is_file():
@@ -174,21 +173,28 @@ def load_task(folder: Path) -> Task:
         raise TaskError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
     kind = _read_kind(fields.get("kind"), path=path)
     labels = _read_labels(fields, kind=kind, path=path)
-    pattern = _read_pattern(fields, path=path)
-    prompt_path = folder / str(fields.get("prompt_file", "prompt.md"))
-    if not prompt_path.is_file():
-        raise TaskError(f"{path}: the prompt file {prompt_path} is missing")
-    prompt = prompt_path.read_text(encoding="utf-8").strip()
-    if not prompt:
-        raise TaskError(f"{prompt_path}: the prompt is empty; there is nothing to distil")
+    pattern = _read_pattern(fields, kind=kind, path=path)
     return Task(
-        name=str(fields.get("name", folder.name)),
+        name=str(fields.get("name") or folder.name),
         kind=kind,
-        prompt=prompt,
+        prompt=_read_prompt(folder / str(fields.get("prompt_file") or "prompt.md"), path=path),
         labels=labels,
         answer_pattern=pattern,
         path=folder,
     )
+
+
+def _read_prompt(prompt_path: Path, *, path: Path) -> str:
+    if not prompt_path.is_file():
+        raise TaskError(f"{path}: the prompt file {prompt_path} is missing")
+    try:
+        prompt = prompt_path.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        raise TaskError(f"{prompt_path}: not UTF-8 ({where}); convert it first") from error
+    if not prompt:
+        raise TaskError(f"{prompt_path}: the prompt is empty; there is nothing to distil")
+    return prompt
 
 
 def _read_kind(value: object, *, path: Path) -> TaskKind:
@@ -205,17 +211,24 @@ def _read_labels(fields: Mapping[str, Any], *, kind: TaskKind, path: Path) -> di
     if not isinstance(labels, dict) or any(not isinstance(label, str) for label in labels):
         # YAML reads a bare `no` as false: Norwegian's label must be quoted.
         raise TaskError(f"{path}: labels must be a mapping or list of texts (quote 'no', 'yes')")
+    if unread := [label for label in labels if not label or label != label.strip()]:
+        # Answers are stripped before they are compared: such a label would never be read.
+        raise TaskError(f"{path}: the label {unread[0]!r} is empty or has spaces around it")
     if kind == "classification" and len(labels) < 2:
         raise TaskError(f"{path}: a classification needs at least two labels, got {len(labels)}")
     if kind == "generation" and labels:
         raise TaskError(f"{path}: a generation has no labels; remove them or set another kind")
-    return {label: str(meaning) for label, meaning in labels.items()}
+    return {label: str(meaning or label) for label, meaning in labels.items()}
 
 
-def _read_pattern(fields: Mapping[str, Any], *, path: Path) -> re.Pattern[str] | None:
+def _read_pattern(
+    fields: Mapping[str, Any], *, kind: TaskKind, path: Path
+) -> re.Pattern[str] | None:
     source = fields.get("answer_pattern")
     if source is None:
         return None
+    if kind == "generation":
+        raise TaskError(f"{path}: a generation has no answer_pattern: its answer is the text")
     try:
         pattern = re.compile(str(source))
     except re.error as error:

@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from prompt_distillation import __version__
 from prompt_distillation.commands.running import USER_ERROR, run_command
 
 COMMANDS = {
@@ -20,6 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in {"-h", "--help"}:
         sys.stdout.write(_usage())
         sys.exit(0 if arguments else USER_ERROR)
+    if arguments[0] == "--version":
+        sys.stdout.write(f"prompt-distillation {__version__}\n")
+        sys.exit(0)
     name, *rest = arguments
     if name not in COMMANDS:
         sys.stderr.write(f"error: unknown command {name!r}; known are {', '.join(COMMANDS)}\n")
@@ -33,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _usage() -> str:
     lines = [f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()]
     return (
-        "usage: prompt-distillation COMMAND [--help] [flags]\n\n"
+        "usage: prompt-distillation COMMAND [--help] [flags]   (or --version)\n\n"
         "Distil a thinking model under a long prompt into a non-thinking model with no prompt.\n\n"
         + "\n".join(lines)
         + "\n"

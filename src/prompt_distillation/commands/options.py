@@ -7,6 +7,7 @@ follow from it. The command line wins over the file, and the file over the defau
 import argparse
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,7 +111,9 @@ def _parser(
     for field in dataclasses.fields(config_type):
         hint, default = hints[field.name], field.default
         text = field.metadata["help"].replace("%", "%%")
-        shown = "none" if default is None else str(default).lower() if hint is bool else default
+        shown = (
+            "none" if default is None else str(default).lower() if _plain(hint) is bool else default
+        )
         text = f"{text} (default: {shown})"
         flag = f"--{field.name}"
         if _plain(hint) is bool:
@@ -162,7 +165,10 @@ def _convert(value: Any, hint: Any, *, name: str) -> Any:
         return _convert_number(value, plain, name=name)
     if isinstance(value, dict | list):
         raise ConfigError(f"--{name} is {value!r}; a single value is wanted")
-    return plain(value)
+    if value == "":
+        # Nearly always a shell variable that is not set; Path("") would be the current folder.
+        raise ConfigError(f"--{name} is empty; it needs a value")
+    return Path(value).expanduser() if plain is Path else plain(value)
 
 
 def _convert_number(value: Any, plain: type[int] | type[float], *, name: str) -> int | float:
@@ -171,7 +177,10 @@ def _convert_number(value: Any, plain: type[int] | type[float], *, name: str) ->
             raise ValueError
         if plain is int and isinstance(value, float) and value != int(value):
             raise ValueError
-        return plain(value)
+        number = plain(value)
+        if not math.isfinite(number):  # every comparison with nan is false: no range would stop it
+            raise ValueError
+        return number
     except (TypeError, ValueError, OverflowError) as error:
         kind = "a whole number" if plain is int else "a number"
         raise ConfigError(f"--{name} is {value!r}; it must be {kind}") from error
@@ -188,6 +197,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path}: a mapping of flags is wanted, got a {type(values).__name__}")
+    if not all(isinstance(key, str) for key in values):
+        # YAML 1.1 reads a bare `on`, `yes` or `no` as a truth value, as a key too.
+        raise ConfigError(f"{path}: every key must be a text, got {list(values)}")
     return dict(values)
 
 

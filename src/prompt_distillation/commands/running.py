@@ -8,30 +8,61 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.logging import RichHandler
 
-from prompt_distillation.errors import PromptDistillationError
+from prompt_distillation.errors import ConfigError, PromptDistillationError
 
 USER_ERROR = 2
 INTERRUPTED = 130
+READER_GONE = 141  # what a shell reports for a process that SIGPIPE ended
 
 
 def run_command(command: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
     """Run ``command(argv)`` and return the process's exit code.
 
     0 for success, 2 for an error that is the user's to mend (one line on stderr), 130 after
-    Ctrl-C, or what the command itself returns. A bug still ends in a traceback.
+    Ctrl-C, 141 if the reader of stdout left (``| head``), or what the command itself returns.
+    A bug still ends in a traceback.
     """
-    logging.basicConfig(
-        level=os.environ.get("LOGLEVEL", "INFO").upper(),
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False, markup=False)],
-    )
-    # Every request to an endpoint would otherwise be a line of its own.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        return command(argv) or 0
+        _set_up_logging()
+        code = command(argv) or 0
+        sys.stdout.flush()
     except PromptDistillationError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return USER_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on where it stopped\n")
         return INTERRUPTED
+    except BrokenPipeError:
+        if not _stdout_is_gone():
+            raise
+        return READER_GONE
+    return code
+
+
+def _set_up_logging() -> None:
+    """Log to stderr: coloured on a terminal, one plain line a record in a file or pipe."""
+    level = os.environ.get("LOGLEVEL", "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise ConfigError(f"the environment's LOGLEVEL is {level!r}; try INFO, DEBUG or WARNING")
+    console = Console(stderr=True)
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, markup=False)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    # Every request to an endpoint would otherwise be a line of its own.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _stdout_is_gone() -> bool:
+    """Whether stdout is the pipe that broke; if so, what is still buffered goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would flush again on its way out, and complain (docs of the signal module).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
