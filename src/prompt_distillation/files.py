@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from prompt_distillation.errors import (
     InputError,
@@ -13,6 +13,18 @@ from prompt_distillation.errors import (
     OutputWriteError,
     PromptDistillationError,
 )
+
+
+DatasetPart = Literal["heldout", "records", "rejects", "manifest", "corrections"]
+
+
+def sibling(dataset: Path, part: DatasetPart) -> Path:
+    """Where a part of the dataset ``NAME.jsonl`` stands: ``NAME.heldout.jsonl`` and its like.
+
+    The manifest is one JSON document, ``NAME.manifest.json``; the other parts are JSON lines.
+    """
+    suffix = ".json" if part == "manifest" else ".jsonl"
+    return dataset.with_name(f"{dataset.stem}.{part}{suffix}")
 
 
 def refuse_to_overwrite(paths: Iterable[Path], *, overwrite: bool) -> None:
