@@ -18,6 +18,8 @@ EngineKind = Literal["auto", "vllm", "transformers", "server"]
 
 FinishReason = Literal["stop", "length"]
 
+Device = Literal["auto", "cuda", "cpu"]
+
 Key = TypeVar("Key")
 
 
@@ -68,7 +70,7 @@ class Completion:
         text: the new text, without the end-of-turn token, ``</think>`` kept.
         finish_reason: ``stop``, or ``length`` if ``max_tokens`` cut it.
         prompt_tokens: tokens of the rendered conversation, prompt included.
-        completion_tokens: new tokens, reasoning included.
+        completion_tokens: new tokens, reasoning and the end-of-turn token included.
         cached_tokens: prompt tokens served from the prefix cache; None if not told.
         seconds: from submission to the last token, queueing included.
         first_token_seconds: from submission to the first token; None if not told.
@@ -93,6 +95,7 @@ class EngineOptions:
         model: a folder or a hub name; for a server, the name it serves.
         adapter: a PEFT adapter's folder, put on top of ``model``.
         revision: branch, tag or commit on the hub.
+        device: ``auto`` takes the GPUs if there are any; ``cuda`` and ``cpu`` insist.
         dtype: ``auto`` (the checkpoint's), ``bfloat16``, ``float16`` or ``float32``.
         tensor_parallel_size: GPUs (on a CPU: cores) that share one copy of the model.
         max_model_len: longest prompt + completion in tokens; None takes the model's own.
@@ -107,6 +110,7 @@ class EngineOptions:
     model: str
     adapter: Path | None = None
     revision: str | None = None
+    device: Device = "auto"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     tensor_parallel_size: int = 1
     max_model_len: int | None = None

@@ -1,0 +1,177 @@
+"""What lies at a model path: a full model, an adapter on a base model, or a name on the hub."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prompt_distillation.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BASE_MODEL = "Qwen/Qwen3-30B-A3B-Instruct-2507"
+BASE_ALONE = "none"
+
+ADAPTER_CONFIG = "adapter_config.json"
+MODEL_CONFIG = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedModel:
+    """What to load.
+
+    Attributes:
+        base: a folder or hub name of a full model.
+        adapter: folder of the PEFT adapter to put on top of it, if any.
+    """
+
+    base: str
+    adapter: Path | None = None
+
+
+def resolve_model(model_path: str, base_model: str | None = None) -> ResolvedModel:
+    """Find out what ``model_path`` is.
+
+    Args:
+        model_path: a folder with an adapter or a full model, a hub name, or ``none`` for the base
+            model alone.
+        base_model: the base an adapter goes on. None takes the one recorded in the adapter, and
+            for ``none`` Qwen/Qwen3-30B-A3B-Instruct-2507.
+
+    Raises:
+        ModelError: a path without a model, files missing, or an adapter that was trained on
+            another base model than ``base_model``.
+    """
+    if model_path == BASE_ALONE:
+        base = base_model or DEFAULT_BASE_MODEL
+        check_model(base)
+        return ResolvedModel(base=base)
+    folder = Path(model_path)
+    if (folder / ADAPTER_CONFIG).is_file():
+        return _resolve_adapter(folder, base_model)
+    check_model(model_path)
+    return ResolvedModel(base=model_path)
+
+
+def check_model(model: str) -> None:
+    """See that ``model`` may be a full model: a hub name, or a folder with config and weights.
+
+    Raises:
+        ModelError: it is a path, and there is no full model.
+    """
+    folder = Path(model)
+    if not folder.exists():
+        if _looks_like_path(model):
+            raise ModelError(
+                f"no model at {model}: there is no such folder; check the path (the current folder "
+                f"is {Path.cwd()}), or pass a hub name like Qwen/Qwen3-4B-Instruct-2507"
+            )
+        return
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(
+            f"{model} holds an adapter, and a full model is wanted here; pass its base model"
+        )
+    if not (folder / MODEL_CONFIG).is_file():
+        raise ModelError(
+            f"no model at {model}: neither {MODEL_CONFIG} nor {ADAPTER_CONFIG} is in it; a folder "
+            "that train_sft_trl.py or save_pretrained wrote is wanted"
+        )
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ModelError(f"the model at {model} is incomplete: {MODEL_CONFIG} without any weights")
+
+
+def _looks_like_path(model: str) -> bool:
+    """Hub names are ``NAME`` or ``OWNER/NAME``; anything else can only be a path."""
+    return model.startswith((".", "/", "~")) or model.endswith("/") or model.count("/") > 1
+
+
+def _resolve_adapter(folder: Path, base_model: str | None) -> ResolvedModel:
+    recorded = read_adapter_base(folder)
+    base = base_model or recorded
+    if base is None:
+        raise ModelError(f"the adapter at {folder} does not record its base; pass --base_model")
+    if recorded is not None and base_model is not None and not _same_model(recorded, base_model):
+        raise ModelError(
+            f"the adapter at {folder} was trained on {recorded}, not on {base_model}; leave out "
+            f"--base_model, or pass --base_model {recorded}"
+        )
+    check_model(base)
+    return ResolvedModel(base=base, adapter=folder)
+
+
+def read_adapter_base(folder: Path) -> str | None:
+    """The base model that an adapter's folder records.
+
+    Raises:
+        ModelError: the adapter's files are missing or unreadable.
+    """
+    path = folder / ADAPTER_CONFIG
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read the adapter's {path}: {error}") from error
+    if not isinstance(fields, dict):
+        raise ModelError(f"{path}: a JSON object is wanted, got a {type(fields).__name__}")
+    if not any(folder.glob("adapter_model.*")):
+        raise ModelError(f"the adapter at {folder} is incomplete: it has no adapter_model file")
+    base = fields.get("base_model_name_or_path")
+    return str(base) if base else None
+
+
+def _same_model(one: str, other: str) -> bool:
+    """Whether two names mean one model: the same text, the same folder, or one copied elsewhere."""
+    if one == other:
+        return True
+    first, second = Path(one), Path(other)
+    if first.exists() and second.exists() and first.resolve() == second.resolve():
+        return True
+    # A hub model downloaded into a folder of its name is the same model.
+    return first.name == second.name
+
+
+def merged_in_memory(model: Any, adapter: Path) -> Any:
+    """Put ``adapter`` on ``model`` and fold it into the weights.
+
+    Folded, because PEFT otherwise recomputes the update of every expert on every forward pass.
+
+    Raises:
+        ModelError: the adapter does not fit the model.
+    """
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"the adapter at {adapter} does not fit its base model: {error}"
+        ) from error
+
+
+def merge_adapter(base: str, adapter: Path, output_dir: Path) -> Path:
+    """Write ``base`` with ``adapter`` folded in, experts included, as a full model.
+
+    Args:
+        base: folder or hub name of the full model.
+        adapter: folder of the PEFT adapter.
+        output_dir: where safetensors, config, tokenizer and generation config go.
+
+    Returns:
+        ``output_dir``.
+
+    Raises:
+        ModelError: one of the two cannot be loaded, or they do not fit.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    check_model(base)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        has_own = (adapter / "tokenizer_config.json").is_file()
+        tokenizer = AutoTokenizer.from_pretrained(str(adapter) if has_own else base)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the base model {base}: {error}") from error
+    model = merged_in_memory(model, adapter)
+    model.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    return output_dir

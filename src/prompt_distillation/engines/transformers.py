@@ -1,0 +1,233 @@
+"""The transformers engine: runs wherever torch does, in batches of what is in flight."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from prompt_distillation.checkpoints import check_model, merged_in_memory
+from prompt_distillation.engines.base import (
+    Completion,
+    EngineOptions,
+    Request,
+    RequestFailedError,
+    Sampling,
+)
+from prompt_distillation.engines.decoding import Marks, Row
+from prompt_distillation.engines.devices import choose_device
+from prompt_distillation.engines.generation import BatchGenerator
+from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
+from prompt_distillation.errors import EngineError, ModelError
+from prompt_distillation.task import END_OF_THINKING
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 32
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A request in flight; times are of `time.perf_counter`, in seconds."""
+
+    prompt: list[int]
+    sampling: Sampling
+    done: asyncio.Future[Completion]
+    submitted: float = field(default_factory=time.perf_counter)
+    first_token: float | None = None
+
+
+class TransformersEngine:
+    """A model of transformers in this process.
+
+    Requests that are in flight together are generated together, in a thread.
+
+    Args:
+        model: a causal language model, in evaluation mode.
+        tokenizer: its tokenizer, with a chat template.
+        options: what was asked for.
+    """
+
+    name = "transformers"
+
+    def __init__(self, model: Any, tokenizer: Any, options: EngineOptions) -> None:
+        self.concurrency = options.max_concurrency or 2 * BATCH_SIZE
+        self._batch_size = min(BATCH_SIZE, self.concurrency)
+        self._tokenizer = tokenizer
+        self._encoder = PromptEncoder(tokenizer, model=options.model)
+        self._marks = _marks(model, tokenizer)
+        own_length = model.config.max_position_embeddings
+        self._max_length: int = min(options.max_model_len or own_length, own_length)
+        self._generator = BatchGenerator(model, pad_token_id=tokenizer.pad_token_id or 0)
+        self._pending: list[_Job] = []
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._runner = asyncio.create_task(self._run())
+
+    async def complete(self, request: Request) -> Completion:
+        """Complete one conversation, together with whatever else is in flight."""
+        if self._closing:
+            raise EngineError("the transformers engine is closed")
+        prompt = self._encoder.encode(request)
+        if len(prompt) >= self._max_length:
+            raise RequestFailedError(
+                f"the prompt has {len(prompt)} tokens and leaves no room for an answer: the limit "
+                f"of both together is {self._max_length}"
+            )
+        job = _Job(prompt, request.sampling, asyncio.get_running_loop().create_future())
+        self._pending.append(job)
+        self._wake.set()
+        return await job.done
+
+    async def aclose(self) -> None:
+        """Stop after the token in progress and let go of the model."""
+        self._closing = True
+        self._wake.set()
+        await self._runner
+        for job in self._pending:
+            job.done.cancel()
+        self._pending.clear()
+
+    async def _run(self) -> None:
+        """Generate batch after batch until closed."""
+        while not self._closing:
+            await self._wake.wait()
+            # Let every caller that is ready submit first: a batch of one is the dearest.
+            await asyncio.sleep(0)
+            self._pending = [job for job in self._pending if not job.done.done()]
+            if not self._pending:
+                self._wake.clear()
+                continue
+            batch = self._take_batch()
+            try:
+                await asyncio.to_thread(self._generate, batch, asyncio.get_running_loop())
+            except torch.OutOfMemoryError as error:
+                self._shrink(batch, error)
+            except Exception as error:
+                logger.debug("a batch of %d failed", len(batch), exc_info=True)
+                _fail(batch, EngineError(f"generation failed: {type(error).__name__}: {error}"))
+            else:
+                for job in batch:  # dropped on closing
+                    job.done.cancel()
+
+    def _take_batch(self) -> list[_Job]:
+        """The oldest request and those nearest to it in length, so as to pad little."""
+        ordered = sorted(self._pending, key=lambda job: len(job.prompt))
+        at = ordered.index(self._pending[0])
+        start = max(0, min(at - self._batch_size // 2, len(ordered) - self._batch_size))
+        batch = ordered[start : start + self._batch_size]
+        self._pending = [job for job in self._pending if job not in batch]
+        return batch
+
+    def _shrink(self, batch: list[_Job], error: Exception) -> None:
+        """Try again with half the batch; a single request that does not fit has failed."""
+        if len(batch) == 1:
+            _fail(batch, RequestFailedError(f"out of memory on a single request: {error}"))
+            return
+        self._batch_size = len(batch) // 2
+        logger.warning("out of memory: going on with batches of %d", self._batch_size)
+        torch.cuda.empty_cache()
+        self._pending = batch + self._pending
+
+    def _generate(self, batch: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> None:
+        """Write a batch to its end; runs in a thread."""
+        rows = [self._row(job) for job in batch]
+
+        def on_token(index: int) -> None:
+            job, row = batch[index], rows[index]
+            if job.first_token is None:
+                job.first_token = time.perf_counter()
+            if row.finish_reason is not None:
+                loop.call_soon_threadsafe(_deliver, job, self._completion(job, row))
+
+        self._generator.run(
+            [job.prompt for job in batch],
+            rows,
+            on_token=on_token,
+            is_dropped=lambda index: self._closing or batch[index].done.done(),
+        )
+
+    def _row(self, job: _Job) -> Row:
+        choices = job.sampling.choices
+        return Row(
+            sampling=job.sampling,
+            marks=self._marks,
+            max_new_tokens=min(job.sampling.max_tokens, self._max_length - len(job.prompt)),
+            choices=None
+            if choices is None
+            else [self._tokenizer.encode(text, add_special_tokens=False) for text in choices],
+            thinking=self._marks.opens_thinking(job.prompt),
+        )
+
+    def _completion(self, job: _Job, row: Row) -> Completion:
+        assert row.finish_reason is not None
+        now = time.perf_counter()
+        return Completion(
+            # Special tokens stay: </think> is one in some tokenizers, and the answer follows it.
+            text=self._tokenizer.decode(row.token_ids, skip_special_tokens=False),
+            finish_reason=row.finish_reason,
+            prompt_tokens=len(job.prompt),
+            completion_tokens=row.completion_tokens,
+            cached_tokens=row.cached_tokens,
+            seconds=now - job.submitted,
+            first_token_seconds=(job.first_token or now) - job.submitted,
+        )
+
+
+async def start_transformers(options: EngineOptions) -> TransformersEngine:
+    """Load the model (and merge its adapter, in memory) and start the engine.
+
+    Raises:
+        EngineError: no such device here.
+        ModelError: the model or the adapter cannot be loaded.
+    """
+    model = await asyncio.to_thread(_load_model, options)
+    return TransformersEngine(model, load_tokenizer(options), options)
+
+
+def _load_model(options: EngineOptions) -> Any:
+    check_model(options.model)
+    device = choose_device(options)
+    dtype: Any = options.dtype
+    if dtype == "auto" and device == "cuda":
+        dtype = torch.bfloat16
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            options.model,
+            revision=options.revision,
+            dtype=dtype,
+            device_map="auto" if device == "cuda" else None,
+            trust_remote_code=options.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the model {options.model}: {error}") from error
+    if options.adapter is not None:
+        model = merged_in_memory(model, options.adapter)
+    return model.eval()
+
+
+def _marks(model: Any, tokenizer: Any) -> Marks:
+    """The tokens that end a turn (generation_config's, and the tokenizer's) and mark reasoning."""
+    ends = model.generation_config.eos_token_id
+    ids = set(ends) if isinstance(ends, list) else {ends}
+    ids.add(tokenizer.eos_token_id)
+    return Marks(
+        end_of_turn=frozenset(ids - {None}),
+        start_of_thinking=tuple(tokenizer.encode("<think>", add_special_tokens=False)),
+        end_of_thinking=tuple(tokenizer.encode(END_OF_THINKING, add_special_tokens=False)),
+    )
+
+
+def _deliver(job: _Job, completion: Completion) -> None:
+    if not job.done.done():
+        job.done.set_result(completion)
+
+
+def _fail(batch: Sequence[_Job], error: EngineError) -> None:
+    for job in batch:
+        if not job.done.done():
+            job.done.set_exception(error)
