@@ -48,3 +48,16 @@ def _visible() -> str:
     """The environment's restriction, the usual reason for GPUs that do not show."""
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "" if value is None else f" (CUDA_VISIBLE_DEVICES={value!r})"
+
+
+def share_cores(shares: int) -> str:
+    """Split the cores this process may use evenly, as ``VLLM_CPU_OMP_THREADS_BIND`` takes it.
+
+    Returns:
+        For 2 shares of 4 cores: ``0,1|2,3``.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    size = len(cores) // shares
+    return "|".join(
+        ",".join(map(str, cores[share * size : (share + 1) * size])) for share in range(shares)
+    )

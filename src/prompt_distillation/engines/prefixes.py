@@ -1,13 +1,13 @@
 """What sequences have in common at their beginning."""
 
 from collections.abc import Sequence
-from typing import Any
 
 
-def shared_prefix_length(sequences: Sequence[Sequence[Any]]) -> int:
+def shared_prefix_length(sequences: Sequence[str] | Sequence[list[int]]) -> int:
     """How many leading elements (characters, token ids) all of ``sequences`` share."""
     # The lexicographic extremes share what all share.
-    first, last = min(sequences), max(sequences)
+    first: Sequence[object] = min(sequences)
+    last: Sequence[object] = max(sequences)
     length = 0
     for one, other in zip(first, last, strict=False):
         if one != other:
