@@ -1,0 +1,18 @@
+"""Step 3: measure the student on inputs that it was not trained on.
+
+    python evaluate.py
+    python evaluate.py --max_samples 100
+    python evaluate.py --output_file ./evaluation_results.json
+    python evaluate.py --model_path ./models/my_custom_model
+    python evaluate.py --model_path none        # the base model, before distillation
+
+`python evaluate.py --help` lists every option.
+"""
+
+import sys
+
+from prompt_distillation.commands.evaluate import main
+from prompt_distillation.commands.running import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

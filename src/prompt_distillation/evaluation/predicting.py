@@ -1,0 +1,138 @@
+"""Ask a model for its answers: many in flight, handed over in the order of the inputs."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from prompt_distillation.engines import (
+    Completion,
+    Engine,
+    Request,
+    RequestFailedError,
+    Sampling,
+    stream,
+)
+from prompt_distillation.evaluation.schema import Prediction
+from prompt_distillation.evaluation.selection import TestItem
+from prompt_distillation.task import Answer, RejectReason, Task
+
+THINKING_MAX_TOKENS = 4096
+PROMPTED_MAX_TOKENS = 512
+GENERATION_MAX_TOKENS = 1024
+STUDENT_MIN_MAX_TOKENS = 16
+
+
+def default_max_tokens(task: Task, *, with_prompt: bool, thinking: bool) -> int:
+    """Room for an answer, in tokens.
+
+    A thinking model needs room to think; a prompted one may say a sentence before its answer
+    line. A student answers with a bare label, which has at most as many tokens as bytes; the
+    rest is for the end of its turn, and a model that rambles beyond is cut, and has no answer.
+    """
+    if thinking:
+        return THINKING_MAX_TOKENS
+    if task.kind == "generation":
+        return GENERATION_MAX_TOKENS
+    if with_prompt:
+        return PROMPTED_MAX_TOKENS
+    longest = max(len(label.encode()) for label in task.labels)
+    return max(STUDENT_MIN_MAX_TOKENS, longest + 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How a model is asked.
+
+    Attributes:
+        with_prompt: whether the task's prompt stands before each input.
+        thinking: whether the model reasons first; the answer follows ``</think>``.
+    """
+
+    with_prompt: bool
+    thinking: bool
+    sampling: Sampling
+
+
+async def predict(
+    engine: Engine, items: Sequence[TestItem], *, task: Task, asking: Asking
+) -> AsyncGenerator[Prediction, None]:
+    """Yield a prediction per item, in the items' order, while the engine answers in its own.
+
+    A request that failed becomes a prediction without an answer.
+
+    Raises:
+        EngineError: the engine is gone.
+    """
+    requests = (
+        (
+            position,
+            Request(
+                messages=task.conversation(
+                    item.input.text, history=item.input.history, with_prompt=asking.with_prompt
+                ),
+                sampling=asking.sampling,
+            ),
+        )
+        for position, item in enumerate(items)
+    )
+    waiting: dict[int, Prediction] = {}
+    following = 0
+    async for position, outcome in stream(engine, requests):
+        waiting[position] = judge(items[position], outcome, task=task, thinking=asking.thinking)
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
+def judge(
+    item: TestItem,
+    outcome: Completion | RequestFailedError,
+    *,
+    task: Task,
+    thinking: bool,
+) -> Prediction:
+    """Read the answer out of a completion and hold it against the truth."""
+    if isinstance(outcome, RequestFailedError):
+        failed = Answer(reject_reason=RejectReason.ENGINE_ERROR)
+        return prediction_of(item, failed, task=task, raw_output=str(outcome))
+    answer = task.parse(
+        outcome.text,
+        finish_reason=outcome.finish_reason,
+        thinking=thinking,
+        reasoning=outcome.reasoning,
+    )
+    return prediction_of(item, answer, task=task, raw_output=outcome.text, completion=outcome)
+
+
+def prediction_of(
+    item: TestItem,
+    answer: Answer,
+    *,
+    task: Task,
+    raw_output: str | None = None,
+    completion: Completion | None = None,
+) -> Prediction:
+    """Join an answer to its input.
+
+    Generated text is neither right nor wrong: two good answers may share no word.
+    """
+    judged = item.truth is not None and task.kind == "classification"
+    return Prediction(
+        index=item.input.index,
+        text=item.input.text,
+        group=item.input.group,
+        predicted=answer.text,
+        ground_truth=item.truth,
+        correct=answer.text == item.truth if judged else None,
+        gold=item.input.gold,
+        teacher=item.teacher.answer if item.teacher else None,
+        teacher_asked=item.teacher is not None,
+        trained_on=item.trained_on,
+        reject_reason=answer.reject_reason,
+        raw_output=raw_output,
+        finish_reason=completion.finish_reason if completion else None,
+        prompt_tokens=completion.prompt_tokens if completion else None,
+        completion_tokens=completion.completion_tokens if completion else None,
+        cached_tokens=completion.cached_tokens if completion else None,
+        seconds=completion.seconds if completion else None,
+        first_token_seconds=completion.first_token_seconds if completion else None,
+    )

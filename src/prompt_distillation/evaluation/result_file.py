@@ -1,0 +1,98 @@
+"""The result file: written whole, read back as the same records, and never lost to the next run."""
+
+import dataclasses
+import functools
+import os
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+
+from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
+from prompt_distillation.evaluation.schema import SCHEMA_VERSION, Result
+from prompt_distillation.files import atomic_writer, dump_json, read_json
+
+
+def check_output(path: Path) -> None:
+    """Refuse, before hours of work, a place where no result can be written.
+
+    Raises:
+        ConfigError: a folder, a device or a pipe stands there.
+        OutputWriteError: the folder cannot be made.
+    """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"--output_file {path} is not a file; name one, e.g. results.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputWriteError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+
+
+def write_result(path: Path, result: Result) -> Path | None:
+    """Write ``result`` atomically, keeping what stood there under a number.
+
+    Returns:
+        Where the previous file is now (``NAME.1.json``, or the next free number); None if there
+        was none.
+
+    Raises:
+        OutputWriteError: it could not be written; the previous file is where it was.
+    """
+    aside: Path | None = None
+    with atomic_writer(path) as file:
+        file.write(dump_json(dataclasses.asdict(result), indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # a full disk shows here, before the old file is moved
+        if path.exists():
+            aside = _free_name(path)
+            path.rename(aside)
+    return aside
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    return candidate
+
+
+def read_result(path: Path) -> Result:
+    """Read a result that `write_result` wrote.
+
+    Raises:
+        InputError: no such file, not JSON, or not a result of this layout.
+    """
+    value = read_json(path)
+    if value.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: not a result of evaluate.py (schema_version is "
+            f"{value.get('schema_version')!r}, {SCHEMA_VERSION} is wanted); evaluate again"
+        )
+    try:
+        return cast(Result, _build(value, Result))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: a damaged result ({error}); evaluate again") from error
+
+
+@functools.cache
+def _fields(record: type) -> dict[str, Any]:
+    """Name -> type of a record's fields; cached, for there are as many records as inputs."""
+    hints = get_type_hints(record)
+    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
+
+
+def _build(value: Any, hint: Any) -> Any:
+    """Turn JSON into the records that ``hint`` describes."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = [part for part in arguments if part is not types.NoneType]
+        return _build(value, hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return hint(**{name: _build(value[name], kind) for name, kind in _fields(hint).items()})
+    if origin is tuple:
+        return tuple(_build(item, arguments[0]) for item in value)
+    if origin is not None and issubclass(origin, Mapping):
+        return {key: _build(item, arguments[1]) for key, item in value.items()}
+    return value

@@ -1,0 +1,275 @@
+"""What an evaluation measured, as one tree of frozen records: the layout of the result file.
+
+The first keys are those that people's scripts already read (`summary`, `predictions`,
+`confusion_matrix`, `per_language_accuracy`, `worst_performing_languages`); the rest says how sure
+the figures are, what they are measured against, and how to get them again. Shares are in [0, 1].
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+UNPARSEABLE = "?"
+"""Column of the confusion matrix for completions that hold no answer."""
+
+SCHEMA_VERSION = 1
+
+TruthKind = Literal["gold", "teacher"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """One input and what the model made of it.
+
+    Attributes:
+        index: position among the test file's rows, from 0.
+        predicted: the label or text; None where the completion holds no answer.
+        ground_truth: what ``correct`` was judged by: gold or the teacher, as `Result.truth` says.
+        correct: None where there is no ground truth, and for generated text.
+        teacher: the teacher's answer; None where it gave none.
+        teacher_asked: whether the teacher was asked this input at all.
+        trained_on: whether the model was trained on this text; None where that is not known.
+        reject_reason: why there is no answer.
+        raw_output: the completion, reasoning included.
+        seconds: from submission to the last token, queueing included.
+        label_probabilities: label -> share of the model's belief, where labels were scored.
+    """
+
+    index: int
+    text: str
+    group: str
+    predicted: str | None
+    ground_truth: str | None
+    correct: bool | None
+    gold: str | None = None
+    teacher: str | None = None
+    teacher_asked: bool = False
+    trained_on: bool | None = None
+    reject_reason: str | None = None
+    raw_output: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    seconds: float | None = None
+    first_token_seconds: float | None = None
+    label_probabilities: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """The headline.
+
+    Attributes:
+        total_samples: inputs given to the model.
+        predicted: completions that hold an answer.
+        evaluated: inputs with a ground truth; ``accuracy`` is ``correct / evaluated``.
+        left_out: inputs without a ground truth: neither right nor wrong.
+        macro_f1: mean F1 over the labels that occur in the ground truth.
+        accuracy_interval: Wilson, 95 %.
+    """
+
+    total_samples: int
+    predicted: int
+    unparseable: int
+    parse_rate: float
+    accuracy: float | None
+    correct: int
+    evaluated: int
+    left_out: int
+    accuracy_interval: Interval | None
+    macro_f1: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfusionMatrix:
+    """Counts; rows are the truth, columns the prediction, `UNPARSEABLE` the last of both.
+
+    Attributes:
+        labels: names of rows and columns.
+        matrix_2d: ``len(labels)`` rows of ``len(labels)`` counts.
+        matrix_dict: truth -> prediction -> count.
+    """
+
+    labels: tuple[str, ...]
+    matrix_2d: tuple[tuple[int, ...], ...]
+    matrix_dict: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ErrorExample:
+    """One wrong answer."""
+
+    index: int
+    text: str
+    predicted: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelResult:
+    """How one label fares: ``total`` inputs have it as their truth."""
+
+    accuracy: float
+    correct: int
+    total: int
+    interval: Interval
+    precision: float
+    recall: float
+    f1: float
+    error_examples: tuple[ErrorExample, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorstLabel:
+    """One of the labels that fare worst."""
+
+    language: str
+    accuracy: float
+    correct: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """Answers against one truth.
+
+    Attributes:
+        n: inputs where that truth is known.
+        left_out: inputs where it is not: neither right nor wrong.
+        macro_f1: mean F1 over the labels that occur in that truth.
+    """
+
+    n: int
+    correct: int
+    accuracy: float | None
+    interval: Interval | None
+    macro_f1: float | None
+    left_out: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedTest:
+    """McNemar's exact test: is one right where the other is wrong more often than by chance?
+
+    Attributes:
+        only_first_right: positions among the predictions where only the first answer is right.
+        p_value: two-sided.
+    """
+
+    n: int
+    both_right: int
+    both_wrong: int
+    only_first_right: tuple[int, ...]
+    only_second_right: tuple[int, ...]
+    p_value: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Truths:
+    """The three truths, never mixed; "student" is the model under evaluation."""
+
+    student_gold: Agreement
+    teacher_gold: Agreement | None
+    student_teacher: Agreement | None
+    student_against_teacher: PairedTest | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overlap:
+    """What of the test was trained on.
+
+    Attributes:
+        checked: whether the training inputs were there to look at.
+        training_rows: how many there are.
+        texts: evaluated inputs whose text, normalised, was trained on.
+        groups: evaluated inputs of whose group some text was trained on.
+    """
+
+    checked: bool
+    training_rows: int
+    texts: int
+    groups: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """Tokens and time.
+
+    Attributes:
+        run_seconds: wall time of all queries, batched, without start-up.
+        startup_seconds: until the engine could take the first query.
+        seconds_per_query: ``run_seconds / total``: what a query costs in a full batch.
+        latency_seconds_mean: from a query's submission to its last token, queueing included.
+    """
+
+    engine: str
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_tokens_per_query: float
+    completion_tokens_per_query: float
+    cached_tokens: int | None
+    run_seconds: float
+    startup_seconds: float
+    seconds_per_query: float
+    queries_per_second: float
+    latency_seconds_mean: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextOverlap:
+    """How near generated texts are to a reference, means over ``n`` inputs, in [0, 1]."""
+
+    reference: TruthKind
+    n: int
+    token_f1: float
+    rouge_l: float
+    chrf: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One evaluation.
+
+    Attributes:
+        base_model: what was loaded; ``adapter`` is what was put on top.
+        truth: what ``ground_truth`` is.
+        reject_reasons: reason -> completions without an answer.
+        config: the command's resolved options.
+        inputs: file -> SHA-256, of what was read.
+    """
+
+    model_path: str
+    base_model: str
+    test_file: str
+    train_data_file: str
+    timestamp: str
+    summary: Summary
+    confusion_matrix: ConfusionMatrix | None
+    per_language_accuracy: Mapping[str, LabelResult]
+    worst_performing_languages: tuple[WorstLabel, ...]
+    truths: Truths | None
+    text_overlap: TextOverlap | None
+    overlap: Overlap
+    usage: Usage | None
+    reject_reasons: Mapping[str, int]
+    schema_version: int
+    task: str
+    prompt_sha256: str
+    split: str
+    truth: TruthKind
+    adapter: str | None
+    with_prompt: bool
+    thinking: bool
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    provenance: Mapping[str, Any]
+    predictions: tuple[Prediction, ...]

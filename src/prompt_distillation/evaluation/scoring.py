@@ -1,0 +1,172 @@
+"""From predictions to what they show: confusion, per-label results, the three truths, usage."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from prompt_distillation.evaluation.schema import (
+    UNPARSEABLE,
+    ConfusionMatrix,
+    ErrorExample,
+    LabelResult,
+    Prediction,
+    Summary,
+    Truths,
+    Usage,
+    WorstLabel,
+)
+from prompt_distillation.evaluation.statistics import (
+    agreement,
+    macro_f1,
+    paired_test,
+    wilson_interval,
+)
+
+ERROR_EXAMPLES = 3
+WORST_LABELS = 5
+
+
+def summarise(predictions: Sequence[Prediction]) -> Summary:
+    """The headline of ``predictions``, which must not be empty."""
+    judged = [item for item in predictions if item.correct is not None]
+    correct = sum(item.correct is True for item in judged)
+    parsed = sum(item.predicted is not None for item in predictions)
+    return Summary(
+        total_samples=len(predictions),
+        predicted=parsed,
+        unparseable=len(predictions) - parsed,
+        parse_rate=parsed / len(predictions),
+        accuracy=correct / len(judged) if judged else None,
+        correct=correct,
+        evaluated=len(judged),
+        left_out=len(predictions) - len(judged),
+        accuracy_interval=wilson_interval(correct, len(judged)),
+        macro_f1=macro_f1(
+            [item.ground_truth or "" for item in judged], [item.predicted for item in judged]
+        ),
+    )
+
+
+def confusion_matrix(predictions: Sequence[Prediction], labels: Sequence[str]) -> ConfusionMatrix:
+    """Count truths against predictions.
+
+    Args:
+        predictions: those without a ground truth are left out.
+        labels: the task's; the matrix has them sorted, and `UNPARSEABLE` last.
+    """
+    counts = Counter(
+        (item.ground_truth, item.predicted if item.predicted is not None else UNPARSEABLE)
+        for item in predictions
+        if item.ground_truth is not None
+    )
+    names = (*sorted(labels), UNPARSEABLE)
+    rows = tuple(tuple(counts[truth, answer] for answer in names) for truth in names)
+    return ConfusionMatrix(
+        labels=names,
+        matrix_2d=rows,
+        matrix_dict={
+            truth: dict(zip(names, row, strict=True))
+            for truth, row in zip(names, rows, strict=True)
+        },
+    )
+
+
+def per_label_results(
+    matrix: ConfusionMatrix, predictions: Sequence[Prediction]
+) -> dict[str, LabelResult]:
+    """Results of each label that occurs in the truth, worst first; ties by label."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    judged = [item for item in predictions if item.ground_truth is not None]
+    labels = sorted({item.ground_truth for item in judged if item.ground_truth is not None})
+    if not labels:
+        return {}
+    precision, recall, f1, support = precision_recall_fscore_support(
+        [item.ground_truth for item in judged],
+        [item.predicted if item.predicted is not None else UNPARSEABLE for item in judged],
+        labels=labels,
+        zero_division=0.0,
+    )
+    results = {}
+    for position, label in enumerate(labels):
+        total, correct = int(support[position]), matrix.matrix_dict[label][label]
+        interval = wilson_interval(correct, total)
+        assert interval is not None, "a label of the truth occurs in the truth"
+        results[label] = LabelResult(
+            accuracy=correct / total,
+            correct=correct,
+            total=total,
+            interval=interval,
+            precision=float(precision[position]),
+            recall=float(recall[position]),
+            f1=float(f1[position]),
+            error_examples=_error_examples(judged, label),
+        )
+    return dict(sorted(results.items(), key=lambda pair: (pair[1].accuracy, pair[0])))
+
+
+def _error_examples(judged: Sequence[Prediction], label: str) -> tuple[ErrorExample, ...]:
+    wrong = (
+        ErrorExample(index=item.index, text=item.text, predicted=item.predicted)
+        for item in judged
+        if item.ground_truth == label and item.predicted != label
+    )
+    return tuple(example for example, _ in zip(wrong, range(ERROR_EXAMPLES), strict=False))
+
+
+def worst_labels(results: Mapping[str, LabelResult]) -> tuple[WorstLabel, ...]:
+    """The labels that fare worst; those without an error are not among them."""
+    flawed = [(label, result) for label, result in results.items() if result.correct < result.total]
+    return tuple(
+        WorstLabel(
+            language=label, accuracy=result.accuracy, correct=result.correct, total=result.total
+        )
+        for label, result in flawed[:WORST_LABELS]
+    )
+
+
+def three_truths(predictions: Sequence[Prediction]) -> Truths:
+    """The model and the teacher against gold, the model against the teacher.
+
+    A teacher that was asked and gave no answer is wrong against gold, as a student would be; an
+    input that it was not asked is left out.
+    """
+    gold = [item.gold for item in predictions]
+    student = [item.predicted for item in predictions]
+    teacher = [item.teacher for item in predictions]
+    gold_where_asked = [item.gold if item.teacher_asked else None for item in predictions]
+    asked = any(item.teacher_asked for item in predictions)
+    both = asked and any(truth is not None for truth in gold_where_asked)
+    return Truths(
+        student_gold=agreement(gold, student),
+        teacher_gold=agreement(gold_where_asked, teacher) if both else None,
+        student_teacher=agreement(teacher, student) if asked else None,
+        student_against_teacher=paired_test(gold_where_asked, student, teacher) if both else None,
+    )
+
+
+def usage(
+    predictions: Sequence[Prediction],
+    *,
+    engine: str,
+    run_seconds: float,
+    startup_seconds: float,
+) -> Usage:
+    """Tokens and time of a run; ``predictions`` must not be empty."""
+    count = len(predictions)
+    prompt_tokens = sum(item.prompt_tokens or 0 for item in predictions)
+    completion_tokens = sum(item.completion_tokens or 0 for item in predictions)
+    cached = [item.cached_tokens for item in predictions if item.cached_tokens is not None]
+    latencies = [item.seconds for item in predictions if item.seconds is not None]
+    return Usage(
+        engine=engine,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        prompt_tokens_per_query=prompt_tokens / count,
+        completion_tokens_per_query=completion_tokens / count,
+        cached_tokens=sum(cached) if cached else None,
+        run_seconds=run_seconds,
+        startup_seconds=startup_seconds,
+        seconds_per_query=run_seconds / count,
+        queries_per_second=count / run_seconds,
+        latency_seconds_mean=sum(latencies) / len(latencies) if latencies else None,
+    )

@@ -1,0 +1,129 @@
+"""What the model was trained on, and what the teacher said: read from the dataset and its siblings.
+
+The dataset is a file of chat rows; beside ``NAME.jsonl`` may stand ``NAME.heldout.jsonl`` (chat
+rows too), ``NAME.records.jsonl`` (a record per input) and ``NAME.manifest.json``.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from prompt_distillation.errors import InputError
+from prompt_distillation.files import read_json, read_jsonl, sibling
+from prompt_distillation.inputs import Input, normalise, read_inputs
+
+DEFAULT_HELD_OUT_SHARE = 0.1
+DEFAULT_HELD_OUT_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRecord:
+    """The teacher's answer to one input.
+
+    Attributes:
+        answer: None where it gave none.
+    """
+
+    answer: str | None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What is known of the training.
+
+    Attributes:
+        path: the dataset.
+        present: whether it is there; without it, overlap cannot be checked.
+        rows: how many chat rows it has.
+        keys: `conversation_key` of each training row.
+        groups: groups of which a member was trained on, where the records tell.
+        teacher: `conversation_key` -> what the teacher said, held-out inputs included.
+        files: what was read.
+    """
+
+    path: Path
+    present: bool
+    rows: int
+    keys: frozenset[str]
+    groups: frozenset[str]
+    held_out_share: float
+    held_out_seed: int
+    teacher: Mapping[str, TeacherRecord]
+    files: tuple[Path, ...]
+
+
+def conversation_key(item: Input) -> str:
+    """What makes two inputs the same: the user's text, after the turns before it, folded."""
+    return normalise("\n".join([*(turn["content"] for turn in item.history), item.text]))
+
+
+def read_training_data(path: Path) -> TrainingData:
+    """Read a dataset and what stands beside it; a missing file is an answer too.
+
+    Raises:
+        InputError: one of the files is there and is not what it should be.
+    """
+    heldout, records = sibling(path, "heldout"), sibling(path, "records")
+    manifest = sibling(path, "manifest")
+    share, seed = _read_held_out_rule(manifest)
+    present = path.is_file()
+    rows = list(read_inputs(path)) if present else []
+    held_rows = list(read_inputs(heldout)) if _has_content(heldout) else []
+    teacher = {conversation_key(row): TeacherRecord(answer=row.gold) for row in (*rows, *held_rows)}
+    groups: frozenset[str] = frozenset()
+    if _has_content(records):
+        recorded, groups = _read_records(records)
+        teacher |= recorded
+    return TrainingData(
+        path=path,
+        present=present,
+        rows=len(rows),
+        keys=frozenset(map(conversation_key, rows)),
+        groups=groups,
+        held_out_share=share,
+        held_out_seed=seed,
+        teacher=teacher,
+        files=tuple(file for file in (path, heldout, records, manifest) if file.is_file()),
+    )
+
+
+def training_groups(training: TrainingData, inputs: Iterable[Input]) -> frozenset[str]:
+    """Groups of which a member was trained on, as the records or the test file itself tell."""
+    of_test_file = {item.group for item in inputs if conversation_key(item) in training.keys}
+    return training.groups | of_test_file
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _read_held_out_rule(manifest: Path) -> tuple[float, int]:
+    """Share and seed by which groups were kept out of training."""
+    if not manifest.is_file():
+        return DEFAULT_HELD_OUT_SHARE, DEFAULT_HELD_OUT_SEED
+    fields = read_json(manifest)
+    share, seed = fields.get("held_out"), fields.get("seed")
+    if not isinstance(share, int | float) or not isinstance(seed, int):
+        raise InputError(
+            f"{manifest}: 'held_out' and 'seed' must be numbers, got {share!r} and {seed!r}; "
+            "label the data again or restore the file"
+        )
+    return float(share), seed
+
+
+def _read_records(path: Path) -> tuple[dict[str, TeacherRecord], frozenset[str]]:
+    """The teacher's answers by conversation, and the groups that were trained on."""
+    teacher: dict[str, TeacherRecord] = {}
+    groups = set()
+    for item, (_, row) in zip(read_inputs(path), read_jsonl(path), strict=True):
+        answer = row.get("answer")
+        teacher[conversation_key(item)] = TeacherRecord(
+            answer=answer,
+            prompt_tokens=row.get("prompt_tokens"),
+            completion_tokens=row.get("completion_tokens"),
+        )
+        if answer is not None and not row.get("held_out"):
+            groups.add(item.group)
+    return teacher, frozenset(groups)
