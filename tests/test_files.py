@@ -62,7 +62,7 @@ def test_an_error_of_ours_inside_the_block_is_not_taken_for_a_full_disk(tmp_path
 
 def test_a_parent_that_is_a_file(tmp_path):
     (tmp_path / "data").write_text("a file, not a folder")
-    with pytest.raises(OutputWriteError, match="cannot write .*data/rows.jsonl"):
+    with pytest.raises(OutputWriteError, match=r"cannot write .*data/rows\.jsonl"):
         write_jsonl(tmp_path / "data" / "rows.jsonl", [])
 
 
@@ -126,7 +126,7 @@ def test_bytes_that_are_not_utf8_name_their_line(tmp_path):
 
 @pytest.mark.parametrize("reader", [read_lines, read_jsonl])
 def test_a_file_that_is_not_there(tmp_path, reader):
-    with pytest.raises(InputError, match="no such file: .*absent.*check the path"):
+    with pytest.raises(InputError, match=r"no such file: .*absent.*check the path"):
         list(reader(tmp_path / "absent"))
     with pytest.raises(InputError, match="no such file"):
         list(reader(tmp_path))
