@@ -108,6 +108,8 @@ class EvaluateConfig:
         check_range("max_model_len", self.max_model_len, low=1)
         check_range("gpu_memory_utilization", self.gpu_memory_utilization, low=0.01, high=1.0)
         check_range("max_concurrency", self.max_concurrency, low=1)
+        if self.engine == "server" and self.server_url is None:
+            raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")
         if self.constrained and self.thinking:
             raise ConfigError(
                 "--constrained and --thinking exclude each other: reasoning is no label; drop one"

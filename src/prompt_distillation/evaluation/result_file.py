@@ -93,6 +93,6 @@ def _build(value: Any, hint: Any) -> Any:
         return hint(**{name: _build(value[name], kind) for name, kind in _fields(hint).items()})
     if origin is tuple:
         return tuple(_build(item, arguments[0]) for item in value)
-    if origin is not None and issubclass(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         return {key: _build(item, arguments[1]) for key, item in value.items()}
     return value

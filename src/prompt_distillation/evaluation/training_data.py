@@ -117,13 +117,24 @@ def _read_records(path: Path) -> tuple[dict[str, TeacherRecord], frozenset[str]]
     """The teacher's answers by conversation, and the groups that were trained on."""
     teacher: dict[str, TeacherRecord] = {}
     groups = set()
-    for item, (_, row) in zip(read_inputs(path), read_jsonl(path), strict=True):
-        answer = row.get("answer")
-        teacher[conversation_key(item)] = TeacherRecord(
-            answer=answer,
-            prompt_tokens=row.get("prompt_tokens"),
-            completion_tokens=row.get("completion_tokens"),
-        )
-        if answer is not None and not row.get("held_out"):
-            groups.add(item.group)
+    for number, row in read_jsonl(path):
+        try:
+            item = Input(
+                index=row["index"],
+                text=row["text"],
+                group=row["group"],
+                history=tuple(row["history"]),
+            )
+            teacher[conversation_key(item)] = TeacherRecord(
+                answer=row["teacher_answer"],  # not `answer`, which a person may have corrected
+                prompt_tokens=row["prompt_tokens"],
+                completion_tokens=row["completion_tokens"],
+            )
+            if row["answer"] is not None and not row["held_out"]:
+                groups.add(item.group)
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}, line {number}: not a labelling record ({error!r}); build the dataset "
+                "again with create_data.py, or move the file away"
+            ) from error
     return teacher, frozenset(groups)

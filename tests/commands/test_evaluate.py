@@ -1,0 +1,239 @@
+"""`evaluate.py` as a user runs it."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Truth -> prediction -> count; "" is a completion without an answer.
+KNOWN = {
+    "ar": {"ar": 141, "ur": 5},
+    "de": {"de": 135, "es": 1, "tr": 1},
+    "el": {"el": 144, "hi": 3, "ot": 10},
+    "hi": {"hi": 171, "ot": 39, "zh": 1, "": 2},
+    "ot": {"ot": 169, "de": 1, "en": 4, "hi": 14, "ru": 1, "vi": 1, "zh": 3},
+    "zh": {"zh": 143, "ot": 1, "": 1},
+}
+
+
+def evaluate(
+    *arguments: str | Path, cwd: Path = ROOT, limit_file_size: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=limit_file_size,
+        env={**os.environ, "COLUMNS": "80"},
+        check=False,
+    )
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The error of a command that failed as a command should: one line, code 2, nothing else."""
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return errors[0]
+
+
+@pytest.fixture
+def replay(tmp_path: Path) -> list[str | Path]:
+    """Arguments that replay `KNOWN`."""
+    rows = [
+        (truth, answer)
+        for truth, row in KNOWN.items()
+        for answer, count in row.items()
+        for _ in range(count)
+    ]
+    (tmp_path / "test.txt").write_text("".join(f"text {i}\n" for i in range(len(rows))))
+    (tmp_path / "truth.txt").write_text("".join(f"{truth}\n" for truth, _ in rows))
+    (tmp_path / "predictions.txt").write_text("".join(f"{answer}\n" for _, answer in rows))
+    return [
+        "--test_file", tmp_path / "test.txt", "--ground_truth_file", tmp_path / "truth.txt",
+        "--train_data_file", tmp_path / "train.jsonl",
+        "--predictions_file", tmp_path / "predictions.txt",
+        "--output_file", tmp_path / "result.json", "--split", "all",
+    ]  # fmt: skip
+
+
+def test_known_predictions_give_the_known_matrix_to_the_cell(replay, tmp_path: Path) -> None:
+    done = evaluate(*replay)
+
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    matrix = result["confusion_matrix"]
+    for truth in matrix["labels"]:
+        for answer in matrix["labels"]:
+            wanted = KNOWN.get(truth, {}).get("" if answer == "?" else answer, 0)
+            assert matrix["matrix_dict"][truth][answer] == wanted, (truth, answer)
+    for truth, row in zip(matrix["labels"], matrix["matrix_2d"], strict=True):
+        assert row == list(matrix["matrix_dict"][truth].values())
+    summary = result["summary"]
+    total, correct = 991, 141 + 135 + 144 + 171 + 169 + 143
+    assert (summary["total_samples"], summary["correct"]) == (total, correct)
+    assert summary["unparseable"] == 3
+    assert summary["accuracy"] == pytest.approx(correct / total)
+    assert next(iter(result["per_language_accuracy"])) == "hi"
+    lines = done.stdout.splitlines()
+    assert "hi |    .   .   .   .   .   . 171  39   .   .   .   .   1   2  |  213" in lines
+    assert f"  Correct: {correct}/{total}" in lines
+    assert "cannot be checked" in done.stderr
+    assert "\x1b[" not in done.stdout
+
+
+def test_a_result_can_be_scored_again_and_the_old_one_is_kept(replay, tmp_path: Path) -> None:
+    first = evaluate(*replay)
+    earlier = tmp_path / "earlier.json"
+    earlier.write_bytes((tmp_path / "result.json").read_bytes())
+
+    second = evaluate(*replay, "--predictions_file", earlier)
+
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    assert (tmp_path / "result.1.json").read_bytes() == earlier.read_bytes()
+    assert "result.1.json" in second.stdout
+    matrices = [
+        json.loads((tmp_path / name).read_text())["confusion_matrix"]
+        for name in ("result.json", "result.1.json")
+    ]
+    assert matrices[0] == matrices[1]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flag", "content", "message"),
+    [
+        ("--test_file", None, "no such input file"),
+        ("--test_file", b"", "holds no inputs"),
+        ("--test_file", b"caf\xe9\n", "not UTF-8"),
+        ("--test_file", b"x" * 100_000 + b"\n", "100,000 characters"),
+        ("--ground_truth_file", b"fr\nxx\n" + b"fr\n" * 989, "unknown label 'xx'"),
+        ("--ground_truth_file", b"fr\nde\n", "2 labels for 991 inputs"),
+        ("--predictions_file", b"fr\nde\n", "2 predictions for 991 inputs"),
+        ("--train_data_file", b"{nonsense\n", "line 1: not JSON"),
+        ("--config", b"max_sample: 3\n", "did you mean 'max_samples'?"),
+        ("--config", b"max_samples: many\n", "must be a whole number"),
+    ],
+)
+def test_bad_files_end_in_one_line_and_write_nothing(
+    replay, tmp_path: Path, flag: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / "bad.txt"
+    if content is not None:
+        path = write(
+            tmp_path / ("bad.jsonl" if flag == "--train_data_file" else "bad.txt"), content
+        )
+
+    done = evaluate(*replay, flag, path)
+
+    assert message in one_line(done)
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model_path", "./models/no-such-model"], "no-such-model"),
+        (["--max_samples", "0"], "at least 1"),
+        (["--split", "train"], "held_out, all"),
+        (["--task", "tasks/none"], "no task at"),
+        (["--output_file", "/dev/full"], "not a file"),
+        (["--constrained", "--thinking"], "exclude each other"),
+        (["--engine", "server"], "--server_url"),
+    ],
+)
+def test_bad_flags_end_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = evaluate("--output_file", tmp_path / "result.json", *arguments)
+
+    assert message in one_line(done)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_path_without_a_model(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+
+    done = evaluate("--model_path", tmp_path / "empty", "--output_file", tmp_path / "result.json")
+
+    assert "no model" in one_line(done)
+
+
+def test_an_adapter_of_another_base_model(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    write(adapter / "adapter_config.json", '{"base_model_name_or_path": "Qwen/Qwen3-4B"}')
+    write(adapter / "adapter_model.safetensors", "")
+
+    done = evaluate(
+        "--model_path", adapter, "--base_model", "Qwen/Qwen3-8B",
+        "--output_file", tmp_path / "result.json",
+    )  # fmt: skip
+
+    assert "trained on Qwen/Qwen3-4B, not on Qwen/Qwen3-8B" in one_line(done)
+
+
+def test_a_full_disk_ends_in_one_line_and_keeps_the_old_result(replay, tmp_path: Path) -> None:
+    write(tmp_path / "result.json", "the only copy")
+
+    # No room for a result of some 400 kB: what a write to a full disk looks like.
+    done = evaluate(
+        *replay,
+        limit_file_size=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )
+
+    assert "cannot write" in one_line(done)
+    assert (tmp_path / "result.json").read_text() == "the only copy"
+    assert [path.name for path in tmp_path.glob("*.json*")] == ["result.json"]
+
+
+def test_a_random_student_is_evaluated_end_to_end(tiny_models, tmp_path: Path) -> None:
+    done = evaluate(
+        "--model_path", tiny_models.student, "--engine", "transformers", "--max_samples", "9",
+        "--train_data_file", tmp_path / "none.jsonl", "--output_file", tmp_path / "result.json",
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "[9/9] Pred:" in done.stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["summary"]["total_samples"] == 9
+    assert result["usage"]["prompt_tokens_per_query"] > 5
+    assert result["usage"]["engine"] == "transformers"
+    assert result["split"] == "held_out"
+    assert result["config"]["max_samples"] == 9
+    assert result["provenance"]["versions"]["transformers"]
+
+
+def test_the_teacher_is_evaluated_with_its_prompt(tiny_models, tmp_path: Path) -> None:
+    done = evaluate(
+        "--model_path", "none", "--base_model", tiny_models.teacher, "--engine", "transformers",
+        "--with_prompt", "--thinking", "--max_samples", "2", "--max_tokens", "8",
+        "--task", write_short_task(tmp_path), "--output_file", tmp_path / "result.json",
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["reject_reasons"] == {"cut_by_length": 2}
+    assert result["usage"]["prompt_tokens_per_query"] > 40
+    assert "with the task's prompt, thinking" in done.stdout
+
+
+def write_short_task(folder: Path) -> Path:
+    """The language task under a prompt that a model of one token a byte has room for."""
+    task = folder / "task"
+    task.mkdir()
+    (task / "task.yaml").write_bytes((ROOT / "tasks/language/task.yaml").read_bytes())
+    (task / "prompt.md").write_text("Which language? Say `Final Answer: xx`.")
+    return task

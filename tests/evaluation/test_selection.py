@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from prompt_distillation.errors import InputError
+from prompt_distillation.evaluation.selection import select
+from prompt_distillation.evaluation.training_data import read_training_data
+from prompt_distillation.inputs import Input, is_held_out
+
+INPUTS = [
+    Input(index=i, text=f"Sentence number {i}", group=f"block-{i // 3}", gold="en")
+    for i in range(300)
+]
+
+
+def write_dataset(folder: Path, inputs: list[Input], *, share: float = 0.2, seed: int = 0) -> Path:
+    path = folder / "lang.jsonl"
+
+    def chat(item: Input) -> str:
+        messages = [
+            {"role": "user", "content": item.text},
+            {"role": "assistant", "content": "de" if item.index == 0 else "en"},
+        ]
+        return json.dumps({"messages": messages}) + "\n"
+
+    held = [is_held_out(item.group, share=share, seed=seed) for item in inputs]
+    train = [chat(item) for item, kept in zip(inputs, held, strict=True) if not kept]
+    heldout = [chat(item) for item, kept in zip(inputs, held, strict=True) if kept]
+    path.write_text("".join(train))
+    path.with_name("lang.heldout.jsonl").write_text("".join(heldout))
+    path.with_name("lang.manifest.json").write_text(json.dumps({"held_out": share, "seed": seed}))
+    return path
+
+
+def test_held_out_takes_the_groups_that_training_left_out(tmp_path: Path) -> None:
+    training = read_training_data(write_dataset(tmp_path, INPUTS))
+
+    selection = select(INPUTS, training, split="held_out", max_samples=None, truth=None)
+
+    assert 30 <= len(selection.items) <= 90
+    assert selection.overlap.checked
+    assert (selection.overlap.texts, selection.overlap.groups) == (0, 0)
+    assert all(item.trained_on is False for item in selection.items)
+    assert [item.input.index for item in selection.items] == sorted(
+        item.input.index for item in selection.items
+    )
+
+
+def test_the_whole_file_says_what_was_trained_on_by_text_and_by_group(tmp_path: Path) -> None:
+    # Every third sentence is trained on: the other two of its group share only the group.
+    training = read_training_data(write_dataset(tmp_path, INPUTS[::3], share=0.0))
+
+    selection = select(INPUTS, training, split="all", max_samples=None, truth=None)
+
+    assert (selection.overlap.texts, selection.overlap.groups) == (100, 300)
+
+
+def test_overlap_sees_through_case_and_spaces(tmp_path: Path) -> None:
+    training = read_training_data(write_dataset(tmp_path, INPUTS[:3], share=0.0))
+    other = Input(index=0, text="SENTENCE   number 1", group="elsewhere", gold="en")
+
+    selection = select([other], training, split="all", max_samples=None, truth=None)
+
+    assert selection.items[0].trained_on is True
+
+
+def test_missing_training_data_is_said_not_failed(tmp_path: Path) -> None:
+    training = read_training_data(tmp_path / "none.jsonl")
+
+    selection = select(INPUTS, training, split="held_out", max_samples=None, truth=None)
+
+    assert not selection.overlap.checked
+    assert selection.items[0].trained_on is None
+
+
+def test_max_samples_takes_the_first_of_the_split(tmp_path: Path) -> None:
+    training = read_training_data(write_dataset(tmp_path, INPUTS))
+
+    whole = select(INPUTS, training, split="held_out", max_samples=None, truth=None)
+    part = select(INPUTS, training, split="held_out", max_samples=7, truth=None)
+
+    assert part.items == whole.items[:7]
+
+
+def test_truth_is_the_teacher_where_no_gold_is_known(tmp_path: Path) -> None:
+    training = read_training_data(write_dataset(tmp_path, INPUTS))
+    unlabelled = [Input(index=i.index, text=i.text, group=i.group) for i in INPUTS]
+
+    selection = select(unlabelled, training, split="all", max_samples=None, truth=None)
+
+    assert selection.truth == "teacher"
+    assert selection.items[0].truth == "de"
+    assert selection.items[1].truth == "en"
+
+
+def test_an_empty_split_says_what_to_do(tmp_path: Path) -> None:
+    training = read_training_data(write_dataset(tmp_path, INPUTS, share=0.0))
+
+    with pytest.raises(InputError, match="--split all"):
+        select(INPUTS, training, split="held_out", max_samples=None, truth=None)

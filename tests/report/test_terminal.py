@@ -1,0 +1,128 @@
+import io
+
+from rich.console import Console
+
+from prompt_distillation.evaluation.schema import Prediction
+from prompt_distillation.evaluation.scoring import confusion_matrix
+from prompt_distillation.report.safe_text import safe_for_terminal, shorten
+from prompt_distillation.report.terminal import Stream, print_confusion_matrix
+
+
+def make_console(*, colour: bool = False) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    console = Console(
+        file=out, force_terminal=colour, color_system="standard" if colour else None,
+        highlight=False, markup=False, emoji=False, width=80,
+    )  # fmt: skip
+    return console, out
+
+
+def prediction(text: str, truth: str | None, answer: str | None) -> Prediction:
+    return Prediction(
+        index=0, text=text, group="g", predicted=answer, ground_truth=truth,
+        correct=None if truth is None else truth == answer,
+    )  # fmt: skip
+
+
+def test_stream_is_the_documented_one() -> None:
+    console, out = make_console()
+    stream = Stream(console, total=2100)
+    for _ in range(5):
+        stream.show(prediction("And he said, Mama, I'm home.", "en", "en"))
+    stream.show(prediction("Y él dijo: Mamá, estoy en casa.", "en", "es"))
+    stream.show(prediction("Et il a dit, maman, je suis à la maison.", "fr", "fr"))
+    stream.finish()
+
+    lines = out.getvalue().splitlines()
+
+    assert lines[0] == "Evaluating model..."
+    assert lines[1] == "=" * 80
+    assert lines[2] == (
+        "✓ [   1/2100] Pred: en | GT: en | Acc: 1/1 (100.0%) | And he said, Mama, I'm home."
+    )
+    assert lines[7] == (
+        "✗ [   6/2100] Pred: es | GT: en | Acc: 5/6 ( 83.3%) | Y él dijo: Mamá, estoy en casa."
+    )
+    assert lines[8] == (
+        "✓ [   7/2100] Pred: fr | GT: fr | Acc: 6/7 ( 85.7%) | "
+        "Et il a dit, maman, je suis à la maison."
+    )
+    assert lines[-1] == "Evaluation completed: 7 samples processed"
+
+
+def test_no_answer_and_no_truth_have_signs_of_their_own() -> None:
+    console, out = make_console()
+    stream = Stream(console, total=2)
+    stream.show(prediction("a", "en", None))
+    stream.show(prediction("b", None, "en"))
+
+    lines = out.getvalue().splitlines()
+
+    assert lines[2] == "✗ [1/2] Pred: ? | GT: en | Acc: 0/1 (  0.0%) | a"
+    assert lines[3] == "· [2/2] Pred: en | GT: - | Acc: 0/1 (  0.0%) | b"
+
+
+def test_colours_only_where_the_terminal_allows() -> None:
+    plain, plain_out = make_console()
+    coloured, coloured_out = make_console(colour=True)
+    for console in (plain, coloured):
+        Stream(console, total=1).show(prediction("x", "en", "de"))
+
+    assert "\x1b[" not in plain_out.getvalue()
+    assert "\x1b[31m" in coloured_out.getvalue()
+
+
+def test_hostile_input_reaches_the_terminal_as_text() -> None:
+    console, out = make_console(colour=True)
+    hostile = "\x1b[2J\x1b]0;owned\x07 [red]not markup[/red] :smile: \u202eevil\nsecond line"
+    Stream(console, total=1).show(prediction(hostile, "en", "en"))
+
+    shown = out.getvalue()
+
+    assert "\x1b[2J" not in shown
+    assert "\x07" not in shown
+    assert "\u202e" not in shown
+    assert "[red]not markup[/red] :smile:" in shown
+    assert len(shown.splitlines()) == 3
+
+
+def test_safe_text_keeps_what_scripts_need() -> None:
+    for text in ["می\u200cخواهم", "क्\u200dष", "👩\u200d💻", "Xin chào", "你好", "ﷺ", "e\u0301"]:
+        assert safe_for_terminal(text) == text
+    assert safe_for_terminal("a\tb\u2028c\u200f\x00") == r"a b c\u200f\x00"
+    assert safe_for_terminal("\ud800") == r"\ud800"
+
+
+def test_shorten_marks_what_it_cut() -> None:
+    assert shorten("abc", 3) == "abc"
+    assert shorten("abcd", 3) == "abc..."
+
+
+def test_matrix_has_rows_of_truth_a_column_of_no_answers_and_totals() -> None:
+    console, out = make_console()
+    predictions = [prediction("t", "ar", "ar")] * 141 + [prediction("t", "ar", "ur")] * 5
+    predictions += [prediction("t", "ur", None)] * 2
+
+    print_confusion_matrix(console, confusion_matrix(predictions, ["ar", "de", "ur"]))
+
+    assert out.getvalue().splitlines()[1:] == [
+        "       ar  de  ur   ?  | Total",
+        "  " + "-" * 28,
+        "ar |  141   .   5   .  |  146",
+        "de |    .   .   .   .  |    0",
+        "ur |    .   .   .   2  |    2",
+    ]
+
+
+def test_a_matrix_of_many_labels_shows_the_confused_ones() -> None:
+    console, out = make_console()
+    labels = [f"intent_{number}" for number in range(77)]
+    predictions = [prediction("t", label, label) for label in labels]
+    predictions += [prediction("t", "intent_3", "intent_8")]
+
+    print_confusion_matrix(console, confusion_matrix(predictions, labels))
+
+    lines = out.getvalue().splitlines()
+    assert "intent_3" in lines[3]
+    assert len(lines) == 5
+    assert lines[-1].startswith("1 of 77 labels shown")
