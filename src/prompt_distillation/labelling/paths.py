@@ -48,13 +48,14 @@ class DatasetPaths:
             return self.dataset.with_name(f"{stem}.journal.jsonl")
         return self.dataset.with_name(f"{stem}.journal.{shard.index}-of-{shard.count}.jsonl")
 
-    def journals(self) -> list[Path]:
-        """Every journal of this dataset that exists, however it was sharded; sorted by name."""
-        name = re.compile(rf"{re.escape(self.dataset.stem)}\.journal(\.\d+-of-\d+)?\.jsonl")
-        folder = self.dataset.parent
-        if not folder.is_dir():
+    def shards(self) -> list[Shard]:
+        """The shards whose journals exist, however often the work was cut anew."""
+        name = re.compile(rf"{re.escape(self.dataset.stem)}\.journal(?:\.(\d+)-of-(\d+))?\.jsonl")
+        if not self.dataset.parent.is_dir():
             return []
-        return sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
+        found = (name.fullmatch(path.name) for path in self.dataset.parent.iterdir())
+        numbers = sorted((int(m[2] or 1), int(m[1] or 0)) for m in found if m)
+        return [Shard(index=index, count=count) for count, index in numbers]
 
     def lock(self, shard: Shard) -> Path:
         """The file whose lock the process that labels ``shard`` holds."""

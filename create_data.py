@@ -1,0 +1,22 @@
+"""Step 1: label inputs with the teacher.
+
+On one machine with GPUs, with the defaults of the language task::
+
+    python create_data.py --tensor_parallel_size 4
+
+On eight H100s, two teachers side by side::
+
+    bash create_data_h100x8.sh
+
+Without a GPU, with the tiny example teacher::
+
+    python create_data.py --config recipes/cpu-example-create-data.yaml
+"""
+
+import sys
+
+from prompt_distillation.commands.create_data import main
+from prompt_distillation.commands.running import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

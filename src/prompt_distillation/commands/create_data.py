@@ -1,0 +1,198 @@
+"""Label inputs with the teacher: the command, its flags, and how they become a job."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prompt_distillation.commands.options import check_range, option, parse_options, resolved
+from prompt_distillation.engines.base import Engine, EngineKind, EngineOptions
+from prompt_distillation.errors import ConfigError
+from prompt_distillation.inputs import Columns
+from prompt_distillation.labelling.job import Job
+from prompt_distillation.labelling.keys import Duplicates, Teacher
+from prompt_distillation.labelling.paths import Shard, dataset_paths
+from prompt_distillation.labelling.sources import Source
+from prompt_distillation.labelling.votes import Policy
+from prompt_distillation.task import load_task
+
+DESCRIPTION = """\
+Label inputs with a thinking teacher under the task's prompt, and write a dataset to train a student
+on. Every completion is in a journal before it is counted: a run that was stopped goes on where it
+was, by the same command. Writes NAME.jsonl, NAME.heldout.jsonl, NAME.records.jsonl,
+NAME.rejects.jsonl and NAME.manifest.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateDataConfig:
+    """All flags of the command; see their help."""
+
+    task: Path = option(Path("tasks/language"), "folder of the task: task.yaml and its prompt")
+    input_file: Path = option(
+        Path("example-data/multilingual.txt"),
+        "inputs: txt (one a line), jsonl, csv, tsv, parquet, or a folder of `datasets`",
+    )
+    output_file: Path = option(
+        Path("data/prompt_distillation_lang.jsonl"), "the dataset; its other files stand beside it"
+    )
+    model_name: str = option(
+        "Qwen/Qwen3-30B-A3B-Thinking-2507", "the teacher: a hub name, a folder, or a served name"
+    )
+    revision: str | None = option(None, "branch, tag or commit of the teacher on the hub")
+    engine: EngineKind = option("auto", "who runs the teacher; auto: vllm where it can run")
+    server_url: str | None = option(
+        None, "base URL of an OpenAI-compatible server, ending in /v1 (--engine server)"
+    )
+    request_timeout_seconds: float = option(600.0, "of one request to a server, in seconds")
+    temperature: float = option(0.15, "of a first attempt; each retry adds 0.25, up to 1")
+    top_p: float = option(1.0, "nucleus mass, in (0, 1]")
+    max_tokens: int = option(
+        4096, "most new tokens of an answer, reasoning included; a cut answer's retry gets twice"
+    )
+    max_thinking_tokens: int | None = option(
+        None, "tokens of reasoning after which the teacher must answer, where the engine can"
+    )
+    thinking: bool = option(True, "the teacher reasons first: a text without </think> is no answer")
+    max_retries: int = option(3, "further attempts while no answer can be read")
+    num_votes: int = option(
+        1, "completions an input; the majority labels it, and voting stops once that is settled"
+    )
+    min_agreement: float = option(
+        0.0, "share of the votes the label needs; inputs below it are rejected"
+    )
+    tensor_parallel_size: int = option(1, "GPUs that share one copy of the teacher")
+    max_model_len: int | None = option(None, "longest prompt + answer in tokens; none: the model's")
+    gpu_memory_utilization: float = option(0.9, "share of each GPU's memory vLLM may take")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option("auto", "of the weights")
+    max_concurrency: int | None = option(None, "most requests in flight; none: the engine's own")
+    trust_remote_code: bool = option(False, "run Python code that ships with the model")
+    text_field: str = option("text", "field of the text in jsonl, csv and parquet rows")
+    label_field: str = option("label", "field of the gold label, where there is one")
+    group_field: str = option("group", "field of the group; a split never cuts one")
+    duplicates: Duplicates = option(
+        "normalised", "label once: texts that differ in case and spaces only, or exact copies"
+    )
+    max_samples: int | None = option(None, "take only the first N inputs; none: all")
+    held_out: float = option(0.1, "share of the groups kept out of training, in [0, 1)")
+    seed: int = option(0, "of sampling and of the held-out choice")
+    shard_index: int = option(0, "which shard this process labels, from 0")
+    num_shards: int = option(1, "into how many shards the inputs are cut")
+    merge: bool = option(False, "write the dataset from the journals of all shards; no teacher")
+    overwrite: bool = option(
+        False, "replace a finished dataset of other settings; the journal is kept and used"
+    )
+    progress_seconds: float = option(10.0, "between lines of progress, where there is no terminal")
+
+    def __post_init__(self) -> None:
+        """Check ranges, and flags that contradict each other."""
+        check_range("temperature", self.temperature, low=0, high=2)
+        check_range("top_p", self.top_p, low=1e-6, high=1)
+        for name in ("max_tokens", "num_votes", "num_shards", "tensor_parallel_size"):
+            check_range(name, vars(self)[name], low=1)
+        for name in ("max_thinking_tokens", "max_model_len", "max_concurrency", "max_samples"):
+            check_range(name, vars(self)[name], low=1)
+        check_range("max_retries", self.max_retries, low=0, high=20)
+        check_range("min_agreement", self.min_agreement, low=0, high=1)
+        check_range("gpu_memory_utilization", self.gpu_memory_utilization, low=0.01, high=1)
+        check_range("held_out", self.held_out, low=0, high=0.99)
+        check_range("shard_index", self.shard_index, low=0, high=self.num_shards - 1)
+        check_range("progress_seconds", self.progress_seconds, low=0.1)
+        check_range("request_timeout_seconds", self.request_timeout_seconds, low=0.1)
+        if self.num_votes > 1 and self.temperature == 0:
+            raise ConfigError(
+                f"--num_votes is {self.num_votes} at --temperature 0: all votes would be the same; "
+                "set a temperature above 0, e.g. 0.7"
+            )
+        if self.engine == "server" and not self.server_url and not self.merge:
+            raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Run the command."""
+    config = parse_options(CreateDataConfig, argv, description=DESCRIPTION)
+    # Only now: --help must not wait for rich, orjson and what they bring.
+    from rich.console import Console
+
+    from prompt_distillation.labelling.run import (
+        Reporting,
+        create_dataset,
+        label_one_shard,
+        merge_shards,
+    )
+    from prompt_distillation.labelling.summary import print_summary
+
+    job = job_of(config)
+    reporting = Reporting(interval_seconds=config.progress_seconds, config=resolved(config))
+    if config.merge:
+        counts = merge_shards(job, overwrite=config.overwrite, reporting=reporting)
+    elif config.num_shards > 1:
+        label_one_shard(
+            job, lambda: _open_teacher(config), overwrite=config.overwrite, reporting=reporting
+        )
+        return None
+    else:
+        counts = create_dataset(
+            job, lambda: _open_teacher(config), overwrite=config.overwrite, reporting=reporting
+        )
+    if counts is not None:
+        print_summary(counts, Console())
+    return None
+
+
+def job_of(config: CreateDataConfig) -> Job:
+    """The job that the flags describe.
+
+    Raises:
+        ConfigError, TaskError: a flag or the task folder is not right.
+    """
+    return Job(
+        task=load_task(config.task),
+        source=Source(
+            path=config.input_file,
+            columns=Columns(
+                text=config.text_field, gold=config.label_field, group=config.group_field
+            ),
+            max_samples=config.max_samples,
+        ),
+        teacher=Teacher(
+            model=config.model_name,
+            revision=config.revision,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_tokens=config.max_tokens,
+            max_thinking_tokens=config.max_thinking_tokens,
+            seed=config.seed,
+        ),
+        paths=dataset_paths(config.output_file),
+        policy=Policy(
+            thinking=config.thinking,
+            max_retries=config.max_retries,
+            num_votes=config.num_votes,
+            min_agreement=config.min_agreement,
+        ),
+        held_out=config.held_out,
+        duplicates=config.duplicates,
+        shard=Shard(index=config.shard_index, count=config.num_shards),
+    )
+
+
+def _open_teacher(config: CreateDataConfig) -> AbstractAsyncContextManager[Engine]:
+    from prompt_distillation.engines import open_engine
+
+    return open_engine(
+        config.engine,
+        EngineOptions(
+            model=config.model_name,
+            revision=config.revision,
+            dtype=config.dtype,
+            tensor_parallel_size=config.tensor_parallel_size,
+            max_model_len=config.max_model_len,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            max_concurrency=config.max_concurrency,
+            server_url=config.server_url,
+            request_timeout_seconds=config.request_timeout_seconds,
+            seed=config.seed,
+            trust_remote_code=config.trust_remote_code,
+        ),
+    )

@@ -1,0 +1,83 @@
+"""Whether the output that is asked for is already there, and if not, what stands in its place."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from prompt_distillation.errors import InputError, OutputExistsError
+from prompt_distillation.files import read_json
+from prompt_distillation.labelling.journal import Journal
+from prompt_distillation.labelling.paths import DatasetPaths
+from prompt_distillation.provenance import sha256_of_file
+from prompt_distillation.task import RejectReason
+
+logger = logging.getLogger(__name__)
+
+
+def is_finished(paths: DatasetPaths, settings: Mapping[str, object], *, overwrite: bool) -> bool:
+    """Whether the dataset of ``settings`` is there, whole; False if it may be written.
+
+    A dataset with inputs that failed for want of an engine is never finished: asking for it again
+    asks for those again.
+
+    Raises:
+        OutputExistsError: another dataset is there and ``overwrite`` is false; the message says
+            what differs.
+    """
+    if not paths.dataset.exists():
+        return False
+    manifest = _manifest_of(paths)
+    changed = _changed(manifest, settings)
+    if not changed:
+        failed = manifest["counts"]["rejects"].get(RejectReason.ENGINE_ERROR, 0)
+        if failed:
+            logger.info("%d inputs failed in the engine before; asking for them again", failed)
+        return not failed
+    if overwrite:
+        return False
+    raise OutputExistsError(
+        f"{paths.dataset} already exists and is not what this command makes: {', '.join(changed)}; "
+        "pass --overwrite to write it anew (the journal is kept, and what it holds of the new "
+        "settings is not paid for again), or choose another --output_file"
+    )
+
+
+def _manifest_of(paths: DatasetPaths) -> dict[str, Any]:
+    """The manifest of the dataset that is there; empty if it has none, or not of this file."""
+    try:
+        manifest = read_json(paths.manifest)
+    except InputError:
+        return {}
+    if manifest.get("dataset_sha256") != sha256_of_file(paths.dataset):
+        return {}
+    return manifest
+
+
+def _changed(manifest: Mapping[str, Any], settings: Mapping[str, object]) -> list[str]:
+    if not manifest:
+        return ["its manifest is missing or belongs to another file"]
+    return describe_changes(manifest.get("settings", {}), settings)
+
+
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, object]) -> list[str]:
+    """What differs between two settings, a few words each."""
+    changes = []
+    for name, value in now.items():
+        if before.get(name) == value:
+            continue
+        if name.endswith("_sha256"):
+            changes.append(f"the {name.removesuffix('_sha256')} changed")
+        else:
+            changes.append(f"{name} was {before.get(name)!r} and is {value!r}")
+    return changes
+
+
+def tell_what_is_kept(journal: Journal, identity: Mapping[str, object]) -> None:
+    """Say which completions of earlier settings are in the journal, and why they do not count."""
+    for earlier, count in journal.earlier_settings():
+        logger.warning(
+            "the journal holds %d completions of other settings (%s); they are kept, not used: %s",
+            count,
+            "; ".join(describe_changes(earlier, identity)),
+            "all inputs are labelled anew" if not len(journal) else "the others are",
+        )

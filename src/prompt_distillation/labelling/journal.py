@@ -1,0 +1,224 @@
+"""Every completion that was paid for, on disk before it is counted.
+
+A journal is JSON lines, only ever appended to. A line is one completion (or one failed request),
+written by one call to the system, so that a process killed at any moment leaves at most its last
+line torn; the next run cuts that off. A line ``{"settings": ...}`` says under which settings the
+completions after it were made.
+"""
+
+import logging
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from prompt_distillation.errors import OutputWriteError
+from prompt_distillation.labelling.attempts import Attempt, attempt_of, row_of
+from prompt_distillation.labelling.keys import digest_of
+
+logger = logging.getLogger(__name__)
+
+# A record's place is one number: which journal in the high bits, the byte offset in the low ones.
+_OFFSET_BITS = 44
+
+
+class Journal:
+    """The journals of one dataset: all are read, one (at most) is written.
+
+    Memory: about 200 bytes a key. Use `open_journal`.
+    """
+
+    def __init__(self, identity: dict[str, object]) -> None:
+        self._identity = identity
+        self._digest = digest_of(identity)
+        self._places: dict[bytes, tuple[int, ...]] = {}
+        self._offsets = array("Q")
+        self._lengths = array("I")
+        self._readers: list[int] = []
+        self._writer: int | None = None
+        self._path = Path()
+        self._size = 0
+        self._told_settings = False
+        self.other_settings: Counter[str] = Counter()
+        self._identities: dict[str, dict[str, object]] = {}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        """How many completions (and failures) of the current settings there are."""
+        return len(self._offsets)
+
+    def attempts(self, key: bytes) -> list[Attempt]:
+        """What is recorded of ``key``, in the order of recording."""
+        return [self._read(place) for place in self._places.get(key, ())]
+
+    def places(self, key: bytes) -> tuple[int, ...]:
+        """Numbers, below ``len(journal)``, of the records of ``key``."""
+        return self._places.get(key, ())
+
+    def append(self, key: bytes, attempt: Attempt) -> None:
+        """Write one record through to the system.
+
+        Raises:
+            OutputWriteError: the disk is full. What was written before is untouched.
+        """
+        if not self._told_settings:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._write({"settings": self._digest, "identity": self._identity, "time": now})
+            self._told_settings = True
+        offset = self._size
+        length = self._write(row_of(key, attempt))
+        self._remember(key, len(self._readers) - 1, offset, length)
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk itself.
+
+        Raises:
+            OutputWriteError: it cannot be.
+        """
+        if self._writer is not None:
+            try:
+                os.fsync(self._writer)
+            except OSError as error:
+                raise self._write_error(error) from error
+
+    def earlier_settings(self) -> list[tuple[dict[str, object], int]]:
+        """Other settings the journals hold completions of: ``(identity, how many)``."""
+        return [(self._identities[digest], n) for digest, n in self.other_settings.items()]
+
+    def load(self, path: Path, *, with_failures: bool) -> None:
+        """Index a journal to read from; a torn last line is passed over."""
+        with path.open("rb") as file:
+            self._readers.append(os.dup(file.fileno()))
+            self._index(file, path, with_failures=with_failures)
+
+    def load_for_writing(self, path: Path) -> None:
+        """Index a journal, cut off its torn last line if it has one, and append to it from now.
+
+        Raises:
+            OutputWriteError: it cannot be written.
+        """
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._readers.append(os.dup(self._writer))
+            with path.open("rb") as file:
+                self._size, last_settings = self._index(file, path, with_failures=False)
+            os.ftruncate(self._writer, self._size)
+        except OSError as error:
+            raise self._write_error(error) from error
+        self._told_settings = last_settings == self._digest
+
+    def close(self) -> None:
+        """Close the files. Idempotent."""
+        for descriptor in self._readers:
+            os.close(descriptor)
+        self._readers.clear()
+        if self._writer is not None:
+            os.close(self._writer)
+            self._writer = None
+
+    def _index(self, lines: Any, path: Path, *, with_failures: bool) -> tuple[int, str | None]:
+        """Index a file's records; returns its size without a torn last line, and its last settings.
+
+        Args:
+            lines: the file, open for reading bytes.
+            path: for messages.
+            with_failures: whether failed requests count as recorded, or are to be made again.
+        """
+        offset, bad, settings = 0, 0, None
+        source = len(self._readers) - 1
+        for line in lines:
+            if not line.endswith(b"\n"):
+                logger.warning("%s: cut off a torn last line of %d bytes", path, len(line))
+                break
+            row = _parse(line)
+            if row is None:
+                bad += 1
+            elif "settings" in row:
+                settings = str(row["settings"])
+                self._identities[settings] = row["identity"]
+            elif settings != self._digest:
+                self.other_settings[str(settings)] += 1
+            elif with_failures or "error" not in row:
+                self._remember(bytes.fromhex(row["key"]), source, offset, len(line))
+            offset += len(line)
+        if bad:
+            logger.warning("%s: passed over %d damaged lines; their work is done again", path, bad)
+        return offset, settings
+
+    def _remember(self, key: bytes, source: int, offset: int, length: int) -> None:
+        place = len(self._offsets)
+        self._offsets.append(source << _OFFSET_BITS | offset)
+        self._lengths.append(length)
+        self._places[key] = (*self._places.get(key, ()), place)
+
+    def _read(self, place: int) -> Attempt:
+        code, length = self._offsets[place], self._lengths[place]
+        offset = code & ((1 << _OFFSET_BITS) - 1)
+        line = os.pread(self._readers[code >> _OFFSET_BITS], length, offset)
+        return attempt_of(orjson.loads(line))
+
+    def _write(self, row: dict[str, Any]) -> int:
+        """Append one line, whole or not at all; returns its length."""
+        assert self._writer is not None, "this journal was opened for reading"
+        line = orjson.dumps(row) + b"\n"
+        written = 0
+        try:
+            while written < len(line):
+                written += os.write(self._writer, line[written:])
+        except OSError as error:
+            with suppress(OSError):  # the next run cuts a torn line off as well
+                os.ftruncate(self._writer, self._size)
+            raise self._write_error(error) from error
+        self._size += written
+        return written
+
+    def _write_error(self, error: OSError) -> OutputWriteError:
+        return OutputWriteError(
+            f"cannot write {self._path}: {error.strerror or error}; what it holds is safe: free "
+            "some space, then run the same command again"
+        )
+
+
+@contextmanager
+def open_journal(
+    identity: dict[str, object], *, writable: Path | None, others: Sequence[Path]
+) -> Iterator[Journal]:
+    """Open the journals of a dataset.
+
+    Args:
+        identity: the settings whose completions are wanted (`Teacher.identity`).
+        writable: the journal to append to; None to read only. Failed requests of earlier runs
+            are then taken as they are; with a journal to write they are left out, to be made again.
+        others: journals to read.
+
+    Raises:
+        OutputWriteError: ``writable`` cannot be written.
+    """
+    journal = Journal(identity)
+    try:
+        for path in others:
+            journal.load(path, with_failures=writable is None)
+        if writable is not None:
+            journal.load_for_writing(writable)
+        yield journal
+        journal.sync()
+    finally:
+        journal.close()
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and ("key" in row or "identity" in row) else None

@@ -1,0 +1,75 @@
+"""One writer at a time: a lock the system drops by itself when its holder dies."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prompt_distillation.errors import OutputBusyError, OutputWriteError
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the exclusive lock of ``path`` while the block runs; the file itself stays.
+
+    Raises:
+        OutputBusyError: another process holds it; the message says which, where and since when.
+        OutputWriteError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise OutputWriteError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputBusyError(_busy(path)) from error
+        _write_holder(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)  # drops the lock
+
+
+def refuse_if_held(path: Path) -> None:
+    """Raise `OutputBusyError` if a process holds the lock of ``path``; a missing file is free."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputBusyError(_busy(path)) from error
+    finally:
+        os.close(descriptor)
+
+
+def _write_holder(descriptor: int, path: Path) -> None:
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
+    except OSError as error:
+        raise OutputWriteError(
+            f"cannot write {path}: {error.strerror}; free some space, then run the same command "
+            "again"
+        ) from error
+
+
+def _busy(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, KeyError):
+        who = "another process"  # it has the lock and has not yet written its name
+    return f"{path} is held by {who}; wait for it to end, stop it, or choose another --output_file"

@@ -1,0 +1,54 @@
+"""What a labelling run came to, for a person to read."""
+
+from rich.console import Console
+from rich.table import Table
+
+from prompt_distillation.labelling.counts import Counts
+
+
+def print_summary(counts: Counts, console: Console) -> None:
+    """Print labels, rejects, tokens, and the teacher's accuracy where gold labels are known."""
+    table = Table(title="labels", title_justify="left", show_header=False)
+    for label, count in counts.labels.most_common():
+        share = count / max(counts.inputs, 1)
+        table.add_row(label, f"{count:,}", f"{share:6.1%}", "█" * round(40 * share))
+    if counts.labels:
+        console.print(table)
+    for line in summary_lines(counts):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def summary_lines(counts: Counts) -> list[str]:
+    """The summary without its table, one fact a line."""
+    lines = [
+        f"inputs      {counts.inputs:,}: {counts.train:,} to train on, {counts.held_out:,} held "
+        f"out, {counts.rejected:,} rejected; {counts.duplicates:,} duplicates labelled with "
+        "their first",
+    ]
+    for reason, count in counts.rejects.most_common():
+        lines.append(f"rejected    {count:,} {reason}")
+    if counts.disputed:
+        lines.append(
+            f"disputed    {counts.disputed:,} inputs whose votes were not all for one answer"
+        )
+    if counts.corrected:
+        lines.append(f"corrected   {counts.corrected:,} answers by a person")
+    lines.append(
+        f"requests    {counts.requests:,}, {counts.retries:,} of them retries; tokens in "
+        f"{counts.prompt_tokens:,} ({counts.cached_tokens:,} from the prefix cache), out "
+        f"{counts.completion_tokens:,}"
+    )
+    if counts.gold:
+        lines.append(_accuracy_line(counts))
+    return lines
+
+
+def _accuracy_line(counts: Counts) -> str:
+    from scipy.stats import binomtest
+
+    # Wilson's score interval (1927): right for shares near 1, where the normal one is not.
+    interval = binomtest(counts.gold_correct, counts.gold).proportion_ci(method="wilson")
+    return (
+        f"accuracy    {counts.gold_correct / counts.gold:.2%} of gold (n = {counts.gold:,}, 95 % "
+        f"interval {interval.low:.2%} to {interval.high:.2%})"
+    )
