@@ -1,0 +1,316 @@
+"""One fine-tuning run from a file of chat rows to an adapter in a folder."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from prompt_distillation.errors import PromptDistillationError
+from prompt_distillation.files import write_json
+from prompt_distillation.provenance import model_fingerprint, provenance, sha256_of_file
+from prompt_distillation.training.adapter import (
+    LoraSettings,
+    count_parameters,
+    lora_config,
+    trained_kinds,
+)
+from prompt_distillation.training.batches import MicroBatch, fill_micro_batch
+from prompt_distillation.training.display import show_example, show_trained
+from prompt_distillation.training.encode import EncodedRows, encode_rows, end_of_turn_ids
+from prompt_distillation.training.loading import ModelSettings, load_model, load_tokenizer
+from prompt_distillation.training.outputs import (
+    MANIFEST_FILE,
+    as_write_error,
+    choose_checkpoint,
+    prepare_folder,
+    save_final,
+    save_history,
+)
+from prompt_distillation.training.rows import ChatRow, read_chat_rows
+from prompt_distillation.training.sft import build_sft_config
+from prompt_distillation.training.targets import default_expert_rank, find_targets
+from prompt_distillation.training.tracking import prepare_tracking, sync_hint
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """A run, checked and ready to start.
+
+    Attributes:
+        train_file: chat rows.
+        eval_file: held-out chat rows; None trains without a held-out loss.
+        output_dir: where everything goes.
+        model: the student.
+        lora: the adapter; None trains every weight.
+        sft: values for `trl.SFTConfig`.
+        max_length: tokens of the longest row taken.
+        max_tokens_per_pass: what a filled pass may hold; None keeps the batch as it is asked for.
+        chat_template_path: another chat template.
+        resume: ``auto``, ``none`` or a checkpoint.
+        overwrite: replace a finished run.
+        record: the command's resolved flags, for the manifest.
+    """
+
+    train_file: Path
+    eval_file: Path | None
+    output_dir: Path
+    model: ModelSettings
+    lora: LoraSettings | None
+    sft: Mapping[str, Any]
+    max_length: int
+    max_tokens_per_pass: int | None
+    chat_template_path: str | None
+    resume: str
+    overwrite: bool
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        rows: trained on, per epoch.
+        steps: optimizer steps.
+        seconds: of the training loop, evaluations included.
+        train_loss: mean over the run, nats per trained token.
+        held_out_loss: (before, after), nats per trained token; None without held-out rows.
+        sync_hint: the command that uploads an offline W&B run.
+    """
+
+    rows: int
+    steps: int
+    seconds: float
+    train_loss: float
+    held_out_loss: tuple[float, float] | None
+    sync_hint: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """Both splits, encoded."""
+
+    train: EncodedRows
+    held_out: EncodedRows | None
+
+
+def train(settings: RunSettings, console: Console) -> RunResult:
+    """Train, save, and return the figures.
+
+    Raises:
+        InputError: a row or file that cannot be trained on.
+        OutputExistsError: the folder holds another run.
+        ModelError: the student cannot be loaded or has no usable chat template.
+        ConfigError: options that TRL refuses.
+        OutputWriteError: the disk is full or not writable.
+    """
+    rows = read_chat_rows(settings.train_file)
+    held_out = read_chat_rows(settings.eval_file) if settings.eval_file else None
+    run = _identity(settings)
+    checkpoint = choose_checkpoint(
+        settings.output_dir, run, resume=settings.resume, overwrite=settings.overwrite
+    )
+    arguments = build_sft_config(settings.sft)
+    is_main = arguments.process_index == 0
+    if is_main:
+        prepare_folder(settings.output_dir, run, fresh=checkpoint is None)
+    prepare_tracking(arguments.report_to, output_dir=settings.output_dir)
+    tokenizer = load_tokenizer(settings.model, chat_template_path=settings.chat_template_path)
+    on_gpu = arguments.device.type == "cuda"
+    model = load_model(settings.model, use_lora=settings.lora is not None, on_gpu=on_gpu)
+    data = _encode(rows, held_out, tokenizer, model, max_length=settings.max_length)
+    trainer = _build_trainer(settings, arguments, model, tokenizer, data)
+    if is_main:
+        _show_start(console, trainer, data, tokenizer, checkpoint)
+    started = time.perf_counter()
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        result = _result(trainer, data, seconds=time.perf_counter() - started)
+        save_final(settings.output_dir, lambda path: trainer.save_model(str(path)), is_main=is_main)
+        if is_main:
+            save_history(settings.output_dir, trainer.state.log_history)
+            write_json(
+                settings.output_dir / MANIFEST_FILE, _manifest(settings, run, trainer, data, result)
+            )
+    except PromptDistillationError:
+        raise
+    except Exception as error:
+        write_error = as_write_error(error, settings.output_dir)
+        if write_error is None:
+            raise
+        raise write_error from error
+    return result
+
+
+def _identity(settings: RunSettings) -> dict[str, Any]:
+    """What makes two runs the same: settings that shape the weights, and hashes of the inputs."""
+    ignored = {
+        "output_dir",
+        "overwrite",
+        "resume_from_checkpoint",
+        "report_to",
+        "run_name",
+        "config",
+    }
+    kept = {key: value for key, value in settings.record.items() if key not in ignored}
+    return kept | {
+        "train_file_sha256": sha256_of_file(settings.train_file),
+        "eval_file_sha256": sha256_of_file(settings.eval_file) if settings.eval_file else None,
+        "model_sha256": model_fingerprint(settings.model.name).get("sha256"),
+    }
+
+
+def _encode(
+    rows: Sequence[ChatRow],
+    held_out: Sequence[ChatRow] | None,
+    tokenizer: Any,
+    model: Any,
+    *,
+    max_length: int,
+) -> _Data:
+    stop_ids = end_of_turn_ids(tokenizer, model.generation_config)
+    encode = {"stop_ids": stop_ids, "max_length": max_length}
+    return _Data(
+        train=encode_rows(rows, tokenizer, **encode),  # type: ignore[arg-type]
+        held_out=encode_rows(held_out, tokenizer, **encode)  # type: ignore[arg-type]
+        if held_out
+        else None,
+    )
+
+
+def _build_trainer(
+    settings: RunSettings, arguments: Any, model: Any, tokenizer: Any, data: _Data
+) -> Any:
+    from prompt_distillation.training.progress import ProgressLine
+    from prompt_distillation.training.trainer import AnswerTrainer
+
+    micro_batch = _micro_batch(settings, arguments, data)
+    arguments.per_device_train_batch_size = micro_batch.rows
+    arguments.gradient_accumulation_steps = micro_batch.accumulation_steps
+    # Rows arrive encoded and short enough, and are laid end to end, each attending to itself.
+    arguments.padding_free = settings.max_tokens_per_pass is not None and not arguments.packing
+    arguments.max_length = settings.max_length if arguments.packing else None
+    trainer = AnswerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_dataset(data.train),
+        eval_dataset=_dataset(data.held_out) if data.held_out else None,
+        processing_class=tokenizer,
+        peft_config=_peft_config(settings.lora, model),
+    )
+    ProgressLine.replace_in(trainer)
+    return trainer
+
+
+def _micro_batch(settings: RunSettings, arguments: Any, data: _Data) -> MicroBatch:
+    asked = MicroBatch(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
+    if settings.max_tokens_per_pass is None or arguments.packing:
+        return asked
+    return fill_micro_batch(
+        data.train.lengths(),
+        rows=asked.rows,
+        accumulation_steps=asked.accumulation_steps,
+        max_tokens=settings.max_tokens_per_pass,
+    )
+
+
+def _dataset(rows: EncodedRows) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "input_ids": [row.input_ids for row in rows.rows],
+            "labels": [row.labels for row in rows.rows],
+        }
+    )
+
+
+def _peft_config(lora: LoraSettings | None, model: Any) -> Any:
+    if lora is None:
+        return None
+    targets = find_targets(model, lora.targets)
+    expert_rank = lora.expert_rank or default_expert_rank(model.config, lora.rank)
+    return lora_config(lora, targets, expert_rank=expert_rank)
+
+
+def _show_start(
+    console: Console, trainer: Any, data: _Data, tokenizer: Any, checkpoint: Path | None
+) -> None:
+    trainable, total = count_parameters(trainer.model)
+    show_trained(console, trained_kinds(trainer.model), trainable=trainable, total=total)
+    show_example(console, data.train.rows[0], tokenizer)
+    arguments = trainer.args
+    held_out = f"; {len(data.held_out.rows):,} held-out rows" if data.held_out else ""
+    console.print(
+        f"{len(data.train.rows):,} rows, {data.train.tokens:,} tokens, "
+        f"{data.train.trained_tokens:,} of them trained{held_out}"
+    )
+    console.print(
+        f"an optimizer step: {arguments.per_device_train_batch_size} rows a pass x "
+        f"{arguments.gradient_accumulation_steps} pass(es) x {arguments.world_size} process(es)"
+    )
+    if checkpoint:
+        console.print(f"going on from {checkpoint}")
+
+
+def _result(trainer: Any, data: _Data, *, seconds: float) -> RunResult:
+    history = trainer.state.log_history
+    held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    return RunResult(
+        rows=len(data.train.rows),
+        steps=trainer.state.global_step,
+        seconds=seconds,
+        train_loss=sum(losses) / max(1, len(losses)),
+        held_out_loss=(held_out[0], held_out[-1]) if held_out else None,
+        sync_hint=sync_hint() if "wandb" in trainer.args.report_to else None,
+    )
+
+
+def _manifest(
+    settings: RunSettings, run: Mapping[str, Any], trainer: Any, data: _Data, result: RunResult
+) -> dict[str, Any]:
+    trainable, total = count_parameters(trainer.model)
+    held_out = data.held_out
+    figures = replace(result, sync_hint=None)
+    return {
+        "base_model": model_fingerprint(settings.model.name),
+        "config": dict(settings.record),
+        "inputs": {key: run[key] for key in ("train_file_sha256", "eval_file_sha256")},
+        "seed": trainer.args.seed,
+        "counts": {
+            "rows": len(data.train.rows),
+            "left_out": data.train.left_out,
+            "tokens": data.train.tokens,
+            "trained_tokens": data.train.trained_tokens,
+            "held_out_rows": len(held_out.rows) if held_out else 0,
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+        },
+        "micro_batch": {
+            "rows": trainer.args.per_device_train_batch_size,
+            "accumulation_steps": trainer.args.gradient_accumulation_steps,
+            "processes": trainer.args.world_size,
+        },
+        "result": {
+            "steps": figures.steps,
+            "seconds": round(figures.seconds, 3),
+            "train_loss": figures.train_loss,
+            "held_out_loss": figures.held_out_loss,
+            "best_metric": trainer.state.best_metric,
+            "best_checkpoint": trainer.state.best_model_checkpoint,
+        },
+        "sft_config": _jsonable(trainer.args.to_dict()),
+        "provenance": provenance(),
+    }
+
+
+def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
+    plain = (str, int, float, bool, list, dict, type(None))
+    return {key: value if isinstance(value, plain) else str(value) for key, value in values.items()}

@@ -1,0 +1,108 @@
+import pytest
+from datasets import Dataset
+from transformers import GenerationConfig
+from trl import SFTConfig, SFTTrainer
+
+from prompt_distillation.errors import InputError, ModelError
+from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
+from prompt_distillation.training.rows import ChatRow
+from training.tiny_student import build_student, build_tokenizer
+
+QUESTION = {"role": "user", "content": "Wo ist der Bahnhof?"}
+ANSWER = {"role": "assistant", "content": "de"}
+SYSTEM = {"role": "system", "content": "user"}
+
+
+def row(*context, answer=ANSWER):
+    return ChatRow(context=context, answer=answer, where="rows.jsonl, line 1")
+
+
+def encode(rows, tokenizer, **options):
+    stop_ids = end_of_turn_ids(tokenizer, None)
+    return encode_rows(rows, tokenizer, **({"stop_ids": stop_ids, "max_length": 256} | options))
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        (QUESTION,),
+        (SYSTEM, QUESTION),
+        (QUESTION, {"role": "assistant", "content": "fr"}, QUESTION),
+    ],
+    ids=["one-turn", "system", "several-turns"],
+)
+def test_labels_are_the_answer_and_its_end_of_turn(tokenizer, context):
+    encoded = encode([row(*context)], tokenizer).rows[0]
+    rendered = "".join(
+        f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in context
+    )
+    context_ids = tokenizer(rendered + "<|im_start|>assistant\n")["input_ids"]
+    answer_ids = [*tokenizer("de")["input_ids"], tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert encoded.input_ids == context_ids + answer_ids
+    assert encoded.labels == [IGNORED] * len(context_ids) + answer_ids
+
+
+def test_ids_and_labels_are_those_of_trl_without_the_line_feed_after_the_turn(tokenizer, tmp_path):
+    rows = [row(QUESTION), row(SYSTEM, QUESTION)]
+    trainer = SFTTrainer(
+        model=build_student("qwen3", len(tokenizer)),
+        args=SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none"),
+        train_dataset=Dataset.from_list(
+            [{"prompt": list(row.context), "completion": [row.answer]} for row in rows]
+        ),
+        processing_class=tokenizer,
+    )
+    line_feed = tokenizer("\n")["input_ids"]
+    for ours, theirs in zip(encode(rows, tokenizer).rows, trainer.train_dataset, strict=True):
+        assert ours.input_ids + line_feed == theirs["input_ids"]
+        assert ours.labels + line_feed == theirs["labels"]
+
+
+def test_an_answer_of_several_lines_is_trained_to_its_last_end_of_turn(tokenizer):
+    answer = {"role": "assistant", "content": "de\n\nfr"}
+    encoded = encode([row(QUESTION, answer=answer)], tokenizer).rows[0]
+    trained = [label for label in encoded.labels if label != IGNORED]
+    assert tokenizer.decode(trained) == "de\n\nfr<|im_end|>"
+
+
+def test_a_template_without_an_end_of_turn_gets_one():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message.role + ': ' + message.content }}"
+        "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\nassistant: ' }}{% endif %}"
+    )
+    encoded = encode([row(QUESTION)], tokenizer).rows[0]
+    assert encoded.labels[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode([i for i in encoded.labels if i != IGNORED]) == "de<|im_end|>"
+
+
+def test_a_template_that_changes_the_context_is_refused():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (
+        "{{ messages | length }}{% for message in messages %}{{ message.content }}{% endfor %}"
+    )
+    with pytest.raises(ModelError, match="renders the context differently"):
+        encode([row(QUESTION)], tokenizer)
+
+
+def test_a_model_without_a_template_is_refused():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ModelError, match="has no chat template"):
+        encode([row(QUESTION)], tokenizer)
+
+
+def test_long_rows_are_left_out_counted_and_logged(tokenizer, caplog):
+    long = row({"role": "user", "content": "Wo? " * 400})
+    encoded = encode([row(QUESTION), long], tokenizer)
+    assert len(encoded.rows) == 1
+    assert encoded.left_out == {"longer_than_max_length": 1}
+    assert "1 of 2 rows are longer than --max_length 256" in caplog.text
+    with pytest.raises(InputError, match="every row is longer"):
+        encode([long], tokenizer)
+
+
+def test_every_stop_token_of_the_generation_config_ends_a_turn(tokenizer):
+    ids = end_of_turn_ids(tokenizer, GenerationConfig(eos_token_id=[0, 7]))
+    assert ids == {0, 7, tokenizer.eos_token_id}

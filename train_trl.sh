@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Fine-tune the student with the reference hyperparameters (step 2 of 3).
+#
+#   bash train_trl.sh                                     one GPU, or the CPU where there is none
+#   NUM_PROCESSES=8 bash train_trl.sh                     eight GPUs, a copy of the model on each
+#   NUM_PROCESSES=8 ACCELERATE_CONFIG=recipes/accelerate/fsdp2.yaml bash train_trl.sh
+#   bash train_trl.sh --model_name ./example-models/student --lora_rank 8      flags are passed on
+#
+# With several processes the rows per step are 4 x 4 x NUM_PROCESSES; pass
+# --gradient_accumulation_steps 1 to keep an effective batch near 16 on four of them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+PYTHON="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}"
+NUM_PROCESSES="${NUM_PROCESSES:-1}"
+ACCELERATE_CONFIG="${ACCELERATE_CONFIG:-recipes/accelerate/ddp.yaml}"
+
+REFERENCE=(
+  --lora_rank 32
+  --lora_alpha 16
+  --lora_targets all-linear
+  --learning_rate 2e-4
+  --lr_scheduler_type cosine_with_min_lr
+  --min_lr_rate 0.1
+  --warmup_ratio 0.03
+  --per_device_train_batch_size 4
+  --gradient_accumulation_steps 4
+  --num_train_epochs 1
+  --max_length 2048
+)
+
+if [ "$NUM_PROCESSES" -gt 1 ]; then
+  exec "$PYTHON" -m accelerate.commands.launch --config_file "$ACCELERATE_CONFIG" \
+    --num_processes "$NUM_PROCESSES" train_sft_trl.py "${REFERENCE[@]}" "$@"
+fi
+exec "$PYTHON" train_sft_trl.py "${REFERENCE[@]}" "$@"
