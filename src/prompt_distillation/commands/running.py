@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -60,9 +61,13 @@ def _set_up_logging() -> None:
 def _stdout_is_gone() -> bool:
     """Whether stdout is the pipe that broke; if so, what is still buffered goes nowhere."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would flush again on its way out, and complain (docs of the signal module).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        stdout = sys.stdout.fileno()
+    except OSError:  # replaced by something in memory
+        return False
+    poll = select.poll()
+    poll.register(stdout, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    # Python would flush again on its way out, and complain (docs of the signal module).
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return True

@@ -1,0 +1,6 @@
+"""`python -m prompt_distillation` is the `prompt-distillation` command."""
+
+from prompt_distillation.commands.cli import main
+
+if __name__ == "__main__":
+    main()
