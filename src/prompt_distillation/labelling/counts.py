@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from prompt_distillation.inputs import Input
 from prompt_distillation.labelling.attempts import Attempt
@@ -81,3 +81,12 @@ class Counts:
                 self.cached_tokens += completion.cached_tokens or 0
                 self.completion_tokens += completion.completion_tokens
                 self.seconds += completion.seconds
+
+    def as_dict(self) -> dict[str, object]:
+        """The counts as JSON can hold them."""
+        # dataclasses.asdict breaks on a Counter before Python 3.12.
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {
+            name: dict(value) if isinstance(value, Counter) else value
+            for name, value in values.items()
+        }

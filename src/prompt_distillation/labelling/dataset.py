@@ -113,7 +113,8 @@ class DatasetBuilder:
     def _record(self, item: Input) -> dict[str, Any] | None:
         """All that is known about one input, counted on the way; None without a verdict."""
         key = self._keys.of(item)
-        attempts = self._journal.attempts(key)
+        # Recorded as they finished; written as they were asked.
+        attempts = sorted(self._journal.attempts(key), key=lambda a: (a.vote, a.attempt))
         verdict = self._ballots.assess(attempts)
         if not isinstance(verdict, Verdict):
             return None

@@ -96,7 +96,7 @@ class Job:
             "held_out": {"share": self.held_out, "seed": self.teacher.seed},
             "input_file": str(self.source.path),
             "dataset_sha256": dataset_sha256,
-            "counts": asdict(counts),
+            "counts": counts.as_dict(),
             "seconds": round(seconds, 3),
             "settings": settings,
             "config": config,

@@ -1,0 +1,27 @@
+"""One labelling run with a scripted teacher, in a process of its own, to be killed from outside.
+
+python killed_run.py FOLDER [VOTES [DELAY_SECONDS]]
+"""
+
+import sys
+from pathlib import Path
+
+# Run as a script: the package of test helpers is the folder above.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from labelling.scripted import QUIET, ScriptedEngine, make_job
+
+from prompt_distillation.commands.running import run_command
+from prompt_distillation.labelling.run import create_dataset
+from prompt_distillation.labelling.votes import Policy
+
+
+def main(argv: list[str]) -> None:
+    folder, votes, delay = (*argv, *("1", "0.001")[len(argv) - 1 :])
+    engine = ScriptedEngine(delay_seconds=float(delay))
+    job = make_job(Path(folder), policy=Policy(num_votes=int(votes)))
+    create_dataset(job, engine.open, overwrite=False, reporting=QUIET)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

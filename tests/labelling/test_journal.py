@@ -1,0 +1,106 @@
+import json
+import logging
+
+import pytest
+from labelling.scripted import answer, completion
+
+from prompt_distillation.labelling.attempts import Attempt
+from prompt_distillation.labelling.journal import open_journal
+
+IDENTITY: dict[str, object] = {"model": "teacher", "seed": 0}
+KEY = bytes(range(16))
+
+
+def attempt(text: str = "fr", **places) -> Attempt:
+    return Attempt(
+        **{"vote": 0, "attempt": 0, "temperature": 0.15, "max_tokens": 9, **places},
+        completion=answer(text),
+    )
+
+
+def test_what_was_appended_is_read_back(tmp_path):
+    path = tmp_path / "a.jsonl"
+    failed = Attempt(vote=1, attempt=2, temperature=0.5, max_tokens=8, error="no route")
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        journal.append(KEY, attempt())
+        journal.append(KEY, failed)
+        assert journal.attempts(KEY) == [attempt(), failed]
+    with open_journal(IDENTITY, writable=None, others=[path]) as journal:
+        assert journal.attempts(KEY) == [attempt(), failed]
+        assert journal.attempts(bytes(16)) == []
+
+
+def test_every_character_survives(tmp_path):
+    path = tmp_path / "a.jsonl"
+    text = 'a\u2028b\n\x00"\\ 日本 🙂'
+    kept = Attempt(vote=0, attempt=0, temperature=0.0, max_tokens=1, completion=completion(text))
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        journal.append(KEY, kept)
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        assert journal.attempts(KEY) == [kept]
+
+
+def test_a_failed_request_is_made_again_by_the_next_run(tmp_path):
+    path = tmp_path / "a.jsonl"
+    failed = Attempt(vote=0, attempt=0, temperature=0.5, max_tokens=8, error="no route")
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        journal.append(KEY, failed)
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        assert KEY not in journal
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60])
+def test_a_torn_last_line_is_cut_off(tmp_path, caplog, cut):
+    path = tmp_path / "a.jsonl"
+    other = bytes(16)
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        journal.append(KEY, attempt())
+        journal.append(other, attempt())
+    path.write_bytes(path.read_bytes()[:-cut])
+    with (
+        caplog.at_level(logging.WARNING),
+        open_journal(IDENTITY, writable=path, others=[]) as journal,
+    ):
+        assert KEY in journal
+        assert other not in journal
+        journal.append(other, attempt("en"))
+    assert "torn last line" in caplog.text
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row.get("key") for row in rows] == [None, KEY.hex(), other.hex()]
+
+
+def test_a_damaged_line_costs_only_itself(tmp_path, caplog):
+    path = tmp_path / "a.jsonl"
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        journal.append(KEY, attempt())
+        journal.append(bytes(16), attempt())
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = b"\0" * (len(lines[1]) - 1) + b"\n"  # what a power cut can leave
+    path.write_bytes(b"".join(lines))
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        assert KEY not in journal
+        assert bytes(16) in journal
+    assert "1 damaged lines" in caplog.text
+
+
+def test_completions_of_other_settings_are_kept_and_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        journal.append(KEY, attempt())
+    changed = IDENTITY | {"model": "another"}
+    with open_journal(changed, writable=path, others=[]) as journal:
+        assert KEY not in journal
+        assert journal.earlier_settings() == [(IDENTITY, 1)]
+        journal.append(KEY, attempt("en"))
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        assert journal.attempts(KEY) == [attempt()]
+
+
+def test_journals_of_other_shards_are_read(tmp_path):
+    paths = [tmp_path / f"{number}.jsonl" for number in range(2)]
+    for number, path in enumerate(paths):
+        with open_journal(IDENTITY, writable=path, others=[]) as journal:
+            journal.append(bytes([number] * 16), attempt())
+    with open_journal(IDENTITY, writable=tmp_path / "own.jsonl", others=paths) as journal:
+        assert bytes(16) in journal
+        assert bytes([1] * 16) in journal
