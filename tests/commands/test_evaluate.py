@@ -152,7 +152,8 @@ def test_bad_files_end_in_one_line_and_write_nothing(
         (["--split", "train"], "held_out, all"),
         (["--task", "tasks/none"], "no task at"),
         (["--output_file", "/dev/full"], "not a file"),
-        (["--constrained", "--thinking"], "exclude each other"),
+        (["--decoding", "constrained", "--thinking"], "exclude each other"),
+        (["--max_drop", "0.1"], "--baseline belong together"),
         (["--engine", "server"], "--server_url"),
     ],
 )
@@ -237,3 +238,32 @@ def write_short_task(folder: Path) -> Path:
     (task / "task.yaml").write_bytes((ROOT / "tasks/language/task.yaml").read_bytes())
     (task / "prompt.md").write_text("Which language? Say `Final Answer: xx`.")
     return task
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["--min_accuracy", "0.9", "--min_parse_rate", "0.99"], 0, "GATE PASSED: accuracy 91.12%"),
+        (["--min_accuracy", "0.95"], 3, "GATE FAILED: accuracy 91.12% < 95.00%"),
+        (["--min_parse_rate", "1"], 3, "GATE FAILED: parse rate 99.70% < 100.00%"),
+    ],
+)
+def test_the_gate_has_its_own_exit_code(
+    replay, tmp_path: Path, arguments: list[str], code: int, line: str
+) -> None:
+    done = evaluate(*replay, "--quiet", *arguments)
+
+    assert done.returncode == code
+    assert line in done.stdout
+    assert json.loads((tmp_path / "result.json").read_text())["gate"]["reasons"]
+
+
+def test_a_drop_against_a_baseline(replay, tmp_path: Path) -> None:
+    evaluate(*replay, "--quiet", "--output_file", tmp_path / "old.json")
+    worse = (tmp_path / "predictions.txt").read_text().replace("ot\n", "en\n")
+    (tmp_path / "predictions.txt").write_text(worse)
+
+    done = evaluate(*replay, "--quiet", "--max_drop", "0.05", "--baseline", tmp_path / "old.json")
+
+    assert done.returncode == 3
+    assert "GATE FAILED: a drop of 17.05 points" in done.stdout

@@ -29,7 +29,9 @@ def write_dataset(folder: Path, inputs: list[Input], *, share: float = 0.2, seed
     heldout = [chat(item) for item, kept in zip(inputs, held, strict=True) if kept]
     path.write_text("".join(train))
     path.with_name("lang.heldout.jsonl").write_text("".join(heldout))
-    path.with_name("lang.manifest.json").write_text(json.dumps({"held_out": share, "seed": seed}))
+    path.with_name("lang.manifest.json").write_text(
+        json.dumps({"held_out": {"share": share, "seed": seed}})
+    )
     return path
 
 

@@ -3,13 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from prompt_distillation.checkpoints import DEFAULT_BASE_MODEL, ResolvedModel, resolve_model
-from prompt_distillation.commands.options import check_range, option, parse_options, resolved
-from prompt_distillation.errors import ConfigError
+from prompt_distillation.checkpoints import ResolvedModel, resolve_model
+from prompt_distillation.commands.evaluate_config import EvaluateConfig
+from prompt_distillation.commands.options import parse_options, resolved
 from prompt_distillation.inputs import Input, check_gold, read_inputs, with_gold
 from prompt_distillation.task import Task, load_task
 
@@ -31,89 +30,8 @@ DESCRIPTION = """Measure a model on held-out inputs: accuracy, confusion, agreem
   evaluate.py --model_path none --base_model Qwen/Qwen3-30B-A3B-Thinking-2507 \\
       --with_prompt --thinking --temperature 0.15   the teacher"""
 
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Options of `evaluate.py`."""
-
-    model_path: str = option(
-        "./models/prompt_distillation_trl",
-        "adapter or whole model: a folder or a hub name; 'none': the base model alone; with "
-        "--engine server: the name it serves",
-    )
-    base_model: str | None = option(
-        None,
-        "what an adapter is put on: a folder or a hub name; none: what the adapter names, and "
-        f"where there is no adapter {DEFAULT_BASE_MODEL}",
-    )
-    test_file: Path = option(
-        Path("./example-data/multilingual.txt"), "inputs: .txt, .jsonl, .csv, .tsv or .parquet"
-    )
-    ground_truth_file: Path | None = option(
-        None, "gold labels, one per input of the test file: a label a line, or .jsonl with 'label'"
-    )
-    train_data_file: Path = option(
-        Path("./data/prompt_distillation_lang.jsonl"),
-        "what the model was trained on: says which inputs are held out, what overlaps, and what "
-        "the teacher answered",
-    )
-    output_file: Path = option(
-        Path("./evaluation_results.json"),
-        "the result; one that is there already is kept as NAME.1.json, NAME.2.json, ...",
-    )
-    task: Path = option(Path("tasks/language"), "folder with task.yaml and the prompt")
-    split: Literal["held_out", "all"] = option(
-        "held_out", "the groups that were kept out of training, or every input"
-    )
-    max_samples: int | None = option(None, "evaluate only the first N inputs of the split")
-    truth: Literal["auto", "gold", "teacher"] = option(
-        "auto", "what accuracy is measured against; auto: gold labels where there are any"
-    )
-    predictions_file: Path | None = option(
-        None,
-        "score these predictions instead of running a model: .txt with a label a line, .jsonl "
-        "with 'predicted', or an earlier result",
-    )
-    with_prompt: bool = option(False, "put the task's prompt before each input")
-    thinking: bool = option(False, "the model reasons first; the answer follows </think>")
-    temperature: float = option(0.0, "of sampling; 0 is greedy (the teacher labels with 0.15)")
-    max_tokens: int | None = option(
-        None,
-        "most new tokens per answer; none: 4096 thinking, 512 with the prompt, else room for the "
-        "longest label (at least 16), and 1024 for generated text",
-    )
-    constrained: bool = option(False, "let the model write nothing but one of the task's labels")
-    seed: int = option(0, "of sampling")
-    engine: Literal["auto", "vllm", "transformers", "server"] = option(
-        "auto", "who runs the model; auto: vLLM where it can run, else transformers"
-    )
-    server_url: str | None = option(None, "base URL of an OpenAI-compatible server, ending in /v1")
-    tensor_parallel_size: int = option(1, "GPUs that share one copy of the model")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
-        "auto", "of the weights; auto: the checkpoint's"
-    )
-    max_model_len: int | None = option(
-        None, "longest prompt and answer together, in tokens; none: the model's own"
-    )
-    gpu_memory_utilization: float = option(0.9, "share of each GPU's memory that vLLM may take")
-    max_concurrency: int | None = option(None, "most requests in flight; none: the engine's own")
-    quiet: bool = option(False, "no line per input, only the tables")
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without a file or a model."""
-        check_range("max_samples", self.max_samples, low=1)
-        check_range("temperature", self.temperature, low=0.0, high=2.0)
-        check_range("max_tokens", self.max_tokens, low=1)
-        check_range("tensor_parallel_size", self.tensor_parallel_size, low=1)
-        check_range("max_model_len", self.max_model_len, low=1)
-        check_range("gpu_memory_utilization", self.gpu_memory_utilization, low=0.01, high=1.0)
-        check_range("max_concurrency", self.max_concurrency, low=1)
-        if self.engine == "server" and self.server_url is None:
-            raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")
-        if self.constrained and self.thinking:
-            raise ConfigError(
-                "--constrained and --thinking exclude each other: reasoning is no label; drop one"
-            )
+GATE_CODES = {"passed": 0, "failed": 3, "undecided": 4}
+"""Exit codes of the deployment gate; 2 is a user's error, as everywhere."""
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -124,15 +42,34 @@ def main(argv: Sequence[str]) -> int | None:
     from prompt_distillation.report.terminal import make_console, print_result
 
     check_output(config.output_file)
-    task = load_task(config.task)
-    selection = _select(config, task)
     console = make_console()
-    result = _evaluate(config, task, selection, console)
+    result = evaluate(config, console)
     aside = write_result(config.output_file, result)
     print_result(console, result, output_file=config.output_file)
     if aside:
         console.print(f"   The previous result is kept as: {aside}", soft_wrap=True)
-    return None
+    if result.gate is None:
+        return None
+    reasons = "; ".join(result.gate.reasons)
+    console.print(f"\nGATE {result.gate.status.upper()}: {reasons}", soft_wrap=True)
+    return GATE_CODES[result.gate.status]
+
+
+def evaluate(config: EvaluateConfig, console: "Console") -> "Result":
+    """Evaluate as ``config`` says, with a line per input on ``console``; writes nothing."""
+    from prompt_distillation.evaluation.gate import GateRules, check_gate
+    from prompt_distillation.evaluation.result_file import read_result
+
+    task = load_task(config.task)
+    baseline = read_result(config.baseline) if config.baseline else None
+    result = _evaluate(config, task, _select(config, task), console)
+    rules = GateRules(
+        min_accuracy=config.min_accuracy,
+        max_drop=config.max_drop,
+        min_parse_rate=config.min_parse_rate,
+    )
+    gate = check_gate(result, rules, baseline=baseline, baseline_path=config.baseline)
+    return replace(result, gate=gate)
 
 
 def _select(config: EvaluateConfig, task: Task) -> "Selection":
@@ -250,6 +187,6 @@ def _asking(config: EvaluateConfig, task: Task) -> "Asking":
         temperature=config.temperature,
         max_tokens=max_tokens,
         seed=config.seed,
-        choices=tuple(task.labels) if config.constrained else None,
+        choices=tuple(task.labels) if config.decoding == "constrained" else None,
     )
     return Asking(with_prompt=config.with_prompt, thinking=config.thinking, sampling=sampling)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.engines import EngineKind, EngineOptions, open_engine
+from prompt_distillation.evaluation.calibration import confidence_results
 from prompt_distillation.evaluation.predicting import Asking, predict
 from prompt_distillation.evaluation.schema import (
     SCHEMA_VERSION,
@@ -119,6 +120,8 @@ def build_result(
         worst_performing_languages=worst_labels(per_label or {}),
         truths=three_truths(predictions) if matrix else None,
         text_overlap=None if matrix else text_overlap(predictions, selection.truth),
+        confidence=confidence_results(predictions),
+        gate=None,
         overlap=selection.overlap,
         usage=used,
         reject_reasons=dict(reasons.most_common()),

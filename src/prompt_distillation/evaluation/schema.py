@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from prompt_distillation.evaluation.confidence import Confidence
+from prompt_distillation.evaluation.intervals import Interval
+
 UNPARSEABLE = "?"
 """Column of the confusion matrix for completions that hold no answer."""
 
@@ -16,13 +19,7 @@ SCHEMA_VERSION = 1
 
 TruthKind = Literal["gold", "teacher"]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Interval:
-    """A 95 % interval."""
-
-    low: float
-    high: float
+GateStatus = Literal["passed", "failed", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -236,6 +233,14 @@ class TextOverlap:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GateVerdict:
+    """Whether the model may be deployed, with a reason a rule."""
+
+    status: GateStatus
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
     """One evaluation.
 
@@ -258,6 +263,8 @@ class Result:
     worst_performing_languages: tuple[WorstLabel, ...]
     truths: Truths | None
     text_overlap: TextOverlap | None
+    confidence: Confidence | None
+    gate: GateVerdict | None
     overlap: Overlap
     usage: Usage | None
     reject_reasons: Mapping[str, int]

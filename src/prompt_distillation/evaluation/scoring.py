@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from prompt_distillation.evaluation.intervals import wilson_interval
 from prompt_distillation.evaluation.schema import (
     UNPARSEABLE,
     ConfusionMatrix,
@@ -18,7 +19,6 @@ from prompt_distillation.evaluation.statistics import (
     agreement,
     macro_f1,
     paired_test,
-    wilson_interval,
 )
 
 ERROR_EXAMPLES = 3

@@ -2,20 +2,11 @@
 
 from collections.abc import Sequence
 
-from prompt_distillation.evaluation.schema import Agreement, Interval, PairedTest
+from prompt_distillation.evaluation.intervals import wilson_interval
+from prompt_distillation.evaluation.schema import Agreement, PairedTest
 
-
-def wilson_interval(correct: int, total: int) -> Interval | None:
-    """The 95 % Wilson score interval of ``correct / total``; None for no trials.
-
-    Wilson (1927), "Probable inference, the law of succession, and statistical inference".
-    """
-    from scipy.stats import binomtest
-
-    if total == 0:
-        return None
-    interval = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
-    return Interval(low=float(interval.low), high=float(interval.high))
+SIGNIFICANT = 0.05
+"""A p value below this is called significant."""
 
 
 def macro_f1(truths: Sequence[str], predictions: Sequence[str | None]) -> float | None:

@@ -7,6 +7,7 @@ rows too), ``NAME.records.jsonl`` (a record per input) and ``NAME.manifest.json`
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prompt_distillation.errors import InputError
 from prompt_distillation.files import read_json, read_jsonl, sibling
@@ -103,14 +104,14 @@ def _read_held_out_rule(manifest: Path) -> tuple[float, int]:
     """Share and seed by which groups were kept out of training."""
     if not manifest.is_file():
         return DEFAULT_HELD_OUT_SHARE, DEFAULT_HELD_OUT_SEED
-    fields = read_json(manifest)
-    share, seed = fields.get("held_out"), fields.get("seed")
-    if not isinstance(share, int | float) or not isinstance(seed, int):
+    rule: Any = read_json(manifest).get("held_out")
+    try:
+        return float(rule["share"]), int(rule["seed"])
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{manifest}: 'held_out' and 'seed' must be numbers, got {share!r} and {seed!r}; "
-            "label the data again or restore the file"
-        )
-    return float(share), seed
+            f"{manifest}: 'held_out' must hold the numbers 'share' and 'seed', got {rule!r}; label "
+            "the data again or restore the file"
+        ) from error
 
 
 def _read_records(path: Path) -> tuple[dict[str, TeacherRecord], frozenset[str]]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from prompt_distillation.evaluation.intervals import Interval
 from prompt_distillation.evaluation.schema import (
     UNPARSEABLE,
     ConfusionMatrix,
-    Interval,
     LabelResult,
     Prediction,
     Result,

@@ -1,0 +1,24 @@
+"""How sure a share is."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(correct: int, total: int) -> Interval | None:
+    """The 95 % Wilson score interval of ``correct / total``; None for no trials.
+
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    """
+    from scipy.stats import binomtest
+
+    if total == 0:
+        return None
+    interval = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return Interval(low=float(interval.low), high=float(interval.high))
