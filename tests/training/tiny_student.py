@@ -50,9 +50,10 @@ def build_student(kind: str, vocabulary: int, *, seed: int = 0) -> torch.nn.Modu
     """A random model: ``qwen3_moe``, ``qwen3`` or ``gpt2``."""
     torch.manual_seed(seed)
     if kind == "gpt2":
-        return GPT2LMHeadModel(
-            GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=2, n_positions=256)
-        )
+        shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
+        ids = {"bos_token_id": 0, "eos_token_id": 2}
+        dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        return GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, **shape, **ids, **dropout))
     shape = {
         "vocab_size": vocabulary,
         "hidden_size": 32,

@@ -61,6 +61,7 @@ def lora_config(settings: LoraSettings, targets: Targets, *, expert_rank: int) -
         # PEFT reads None as "its own default for this family", an empty list as "none".
         target_modules=list(targets.modules),
         target_parameters=list(targets.parameters) or None,
+        fan_in_fan_out=targets.transposed,
     )
 
 

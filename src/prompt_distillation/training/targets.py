@@ -7,7 +7,7 @@ from its experts is the classic way to break a mixture of experts with little da
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prompt_distillation.errors import ConfigError
@@ -23,10 +23,12 @@ class Targets:
     Attributes:
         modules: linear layers, e.g. ``self_attn.q_proj``.
         parameters: fused expert stacks (3-D parameters), e.g. ``mlp.experts.down_proj``.
+        transposed: the linear layers hold (in, out) weights, as GPT-2's do.
     """
 
     modules: tuple[str, ...]
     parameters: tuple[str, ...]
+    transposed: bool = False
 
 
 def find_targets(model: Any, spec: str) -> Targets:
@@ -52,7 +54,7 @@ def find_targets(model: Any, spec: str) -> Targets:
             f"--lora_targets {spec}: {type(model).__name__} has no such layer; it has "
             f"{', '.join(modules + parameters)}"
         )
-    return chosen
+    return replace(chosen, transposed=_holds_transposed(model))
 
 
 def linear_kinds(model: Any) -> tuple[str, ...]:
@@ -108,6 +110,12 @@ def default_expert_rank(config: Any, rank: int) -> int:
 def kind_of(name: str) -> str:
     """``model.layers.3.self_attn.q_proj`` -> ``self_attn.q_proj``: what follows the last number."""
     return re.split(r"\.\d+\.", f".{name}")[-1].removeprefix(".")
+
+
+def _holds_transposed(model: Any) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(module, Conv1D) for module in model.modules())
 
 
 def _kinds(names: Iterable[str]) -> tuple[str, ...]:
