@@ -1,0 +1,61 @@
+"""One table out of several results of evaluate.py.
+
+    python scripts/quickstart_table.py "teacher, with prompt=data/quickstart/teacher.json" ...
+
+Accuracy is against gold labels, with its 95 % interval; tokens in include the prompt, tokens out
+the reasoning; seconds are what one query costs in a full batch on this machine, start-up left out.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from prompt_distillation.commands.running import run_command
+from prompt_distillation.errors import ConfigError, InputError
+from prompt_distillation.evaluation.result_file import read_result
+from prompt_distillation.evaluation.schema import Result
+
+HEADINGS = ("", "accuracy", "95 % interval", "n", "tokens in", "tokens out", "s / query")
+
+
+def row_of(name: str, result: Result, *, path: Path) -> tuple[str, ...]:
+    """Cells of one model, as texts."""
+    summary, usage = result.summary, result.usage
+    if result.truth != "gold" or summary.accuracy is None or summary.accuracy_interval is None:
+        raise InputError(f"{path}: not measured against gold labels; evaluate with --truth gold")
+    if usage is None:
+        raise InputError(f"{path}: no model ran for it (--predictions_file); evaluate one")
+    interval = summary.accuracy_interval
+    return (
+        name,
+        f"{summary.accuracy:.1%}",
+        f"{interval.low:.1%} - {interval.high:.1%}",
+        str(summary.evaluated),
+        f"{usage.prompt_tokens_per_query:,.0f}",
+        f"{usage.completion_tokens_per_query:,.1f}",
+        f"{usage.seconds_per_query:.4f}",
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read ``NAME=PATH`` arguments and print the table."""
+    if not argv:
+        raise ConfigError("nothing to compare; pass NAME=RESULT.json, once per row")
+    table = Table(title="Held-out inputs, against gold labels", title_justify="left")
+    for place, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for argument in argv:
+        name, separator, path = argument.partition("=")
+        if not separator:
+            raise ConfigError(f"{argument!r} is not NAME=RESULT.json")
+        table.add_row(*row_of(name, read_result(Path(path)), path=Path(path)))
+    # A pipe has no width of its own, and a table cut at 80 columns is no table.
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 120)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))
