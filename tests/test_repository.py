@@ -193,10 +193,16 @@ def test_scripts_refuse_what_they_do_not_know(script):
 
 
 def test_the_design_is_there():
+    steps = ("create_data.py", "train_sft_trl.py", "evaluate.py")
+    launchers = ("create_data_h100x8.sh", "train_trl.sh")
+    documents = ("README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md")
+    scripts = ("install.sh", "quickstart.sh", "test.sh", "check.sh")
+    recipes = ("create-data", "train", "evaluate", "evaluate-teacher")
     for name in (
-        "create_data.py", "train_sft_trl.py", "evaluate.py",
-        "create_data_h100x8.sh", "train_trl.sh", "README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "scripts/quickstart.sh",
-        "scripts/test.sh", "scripts/check.sh", "recipes/cpu-example-create-data.yaml",
-        "recipes/cpu-example-train.yaml", "recipes/cpu-example-evaluate.yaml",
-    ):  # fmt: skip
+        *steps,
+        *launchers,
+        *documents,
+        *(f"scripts/{script}" for script in scripts),
+        *(f"recipes/cpu-example-{recipe}.yaml" for recipe in recipes),
+    ):
         assert (ROOT / name).is_file(), name
