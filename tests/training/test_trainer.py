@@ -32,7 +32,9 @@ def rows(tokenizer, tmp_path_factory):
 
 def adapted_student(kind, vocabulary):
     model = build_student(kind, vocabulary)
-    model = get_peft_model(model, lora_config(LORA, find_targets(model, "all-linear"), expert_rank=4))
+    model = get_peft_model(
+        model, lora_config(LORA, find_targets(model, "all-linear"), expert_rank=4)
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

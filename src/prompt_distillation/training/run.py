@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from prompt_distillation.errors import PromptDistillationError
+from prompt_distillation.errors import ConfigError, PromptDistillationError
 from prompt_distillation.files import write_json
 from prompt_distillation.provenance import model_fingerprint, provenance, sha256_of_file
 from prompt_distillation.training.adapter import (
@@ -196,14 +196,18 @@ def _build_trainer(
     # Rows arrive encoded and short enough, and are laid end to end, each attending to itself.
     arguments.padding_free = settings.max_tokens_per_pass is not None and not arguments.packing
     arguments.max_length = settings.max_length if arguments.packing else None
-    trainer = AnswerTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=_dataset(data.train),
-        eval_dataset=_dataset(data.held_out) if data.held_out else None,
-        processing_class=tokenizer,
-        peft_config=_peft_config(settings.lora, model),
-    )
+    peft_config = _peft_config(settings.lora, model)
+    try:
+        trainer = AnswerTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=_dataset(data.train),
+            eval_dataset=_dataset(data.held_out) if data.held_out else None,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )
+    except ValueError as error:
+        raise ConfigError(f"TRL refuses the options: {error}") from error
     ProgressLine.replace_in(trainer)
     return trainer
 

@@ -81,8 +81,16 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
             fits, converted = _fit(candidate, kind)
             if fits:
                 return converted
-    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
-    raise ConfigError(f"--{name} is {value!r}; SFTConfig takes {names.replace('NoneType', 'none')}")
+    names = " or ".join(map(_name_of, allowed))
+    raise ConfigError(f"--{name} is {value!r}; SFTConfig takes {names}")
+
+
+def _name_of(kind: Any) -> str:
+    if kind is types.NoneType:
+        return "none"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return ", ".join(str(member.value) for member in kind)
+    return str(kind.__name__)
 
 
 def _flatten(hint: Any) -> list[Any]:
@@ -90,6 +98,9 @@ def _flatten(hint: Any) -> list[Any]:
     parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     order = [bool, int, float, list, dict, str, types.NoneType]
     plain = [get_origin(part) or part for part in parts]
+    if any(isinstance(part, type) and issubclass(part, Enum) for part in plain):
+        # "OptimizerNames | str": only the enum says what is allowed.
+        plain = [part for part in plain if part is not str]
     return sorted(plain, key=lambda part: order.index(part) if part in order else len(order))
 
 

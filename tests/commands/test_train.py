@@ -1,0 +1,234 @@
+"""The train command as a user runs it: real TRL on a tiny student, and what may go wrong."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from prompt_distillation.commands.train import TrainConfig, held_out_file, main, sft_values
+from prompt_distillation.errors import (
+    ConfigError,
+    InputError,
+    ModelError,
+    OutputExistsError,
+    OutputWriteError,
+)
+from training.tiny_student import save_student, write_rows
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    return save_student(tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture
+def train_file(tmp_path):
+    write_rows(tmp_path / "rows.heldout.jsonl", 12)
+    return write_rows(tmp_path / "rows.jsonl", 64)
+
+
+def flags(train_file, student, output_dir, *more):
+    return [
+        f"--train_file={train_file}",
+        f"--model_name={student}",
+        f"--output_dir={output_dir}",
+        "--report_to=none",
+        "--gradient_checkpointing=false",
+        *more,
+    ]
+
+
+def history(output_dir):
+    return json.loads((output_dir / "log_history.json").read_text())
+
+
+def losses(output_dir):
+    return {entry["step"]: entry["loss"] for entry in history(output_dir) if "loss" in entry}
+
+
+def test_a_run_leaves_adapter_tokenizer_manifest_and_losses(tmp_path, train_file, student, capsys):
+    output_dir = tmp_path / "run"
+    assert main(flags(train_file, student, output_dir, "--learning_rate=0.01")) is None
+    printed = capsys.readouterr().out
+    assert "mlp.experts.gate_up_proj" in printed
+    assert "[en][<|im_end|>]" in printed
+    assert "64 rows" in printed
+    assert "12 held-out rows" in printed
+    assert "next: python evaluate.py" in printed
+
+    adapter = load_file(output_dir / "adapter_model.safetensors")
+    assert any("experts" in name and tensor.abs().max() > 0 for name, tensor in adapter.items())
+    assert (output_dir / "tokenizer.json").is_file()
+    manifest = json.loads((output_dir / "training_manifest.json").read_text())
+    assert manifest["base_model"]["name"] == str(student)
+    assert manifest["config"]["lora_rank"] == 32
+    assert manifest["counts"]["rows"] == 64
+    assert manifest["counts"]["trained_tokens"] == 128
+    assert manifest["micro_batch"] == {"rows": 16, "accumulation_steps": 1, "processes": 1}
+    assert manifest["seed"] == 0
+    before, after = manifest["result"]["held_out_loss"]
+    assert after < before
+
+    with (output_dir / "loss.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [0, 1, 2, 3, 4]
+    assert float(rows[0]["eval_loss"]) == pytest.approx(before)
+    assert float(rows[-1]["loss"]) == pytest.approx(losses(output_dir)[4])
+
+    with pytest.raises(OutputExistsError, match="already holds a finished run; pass --overwrite"):
+        main(flags(train_file, student, output_dir))
+    kept = (output_dir / "adapter_model.safetensors").stat().st_mtime_ns
+    main(flags(train_file, student, output_dir, "--overwrite", "--max_steps=1"))
+    assert (output_dir / "adapter_model.safetensors").stat().st_mtime_ns != kept
+    assert list(losses(output_dir)) == [1]
+
+
+def test_a_full_fine_tune_saves_a_whole_model(tmp_path, train_file, student, capsys):
+    output_dir = tmp_path / "run"
+    main(flags(train_file, student, output_dir, "--use_lora=false", "--max_steps=2"))
+    assert (output_dir / "model.safetensors").is_file()
+    assert not (output_dir / "adapter_config.json").exists()
+    assert "100.00%" in capsys.readouterr().out
+
+
+def test_a_run_that_stopped_goes_on_with_the_same_curve(tmp_path, train_file, student):
+    options = ("--num_train_epochs=3", "--save_steps=2", "--learning_rate=0.005")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    main(flags(train_file, student, whole, *options))
+    main(flags(train_file, student, stopped, *options, "--save_total_limit=none"))
+    # What a kill after step 8 leaves: checkpoints, and no manifest.
+    for name in ("training_manifest.json", "adapter_config.json", "adapter_model.safetensors"):
+        (stopped / name).unlink()
+    for step in (10, 12):
+        for file in (stopped / f"checkpoint-{step}").iterdir():
+            file.unlink()
+    main(flags(train_file, student, stopped, *options, "--save_total_limit=none"))
+    assert losses(stopped) == pytest.approx(losses(whole), abs=1e-6)
+    ours = load_file(stopped / "adapter_model.safetensors")
+    for name, tensor in load_file(whole / "adapter_model.safetensors").items():
+        assert (ours[name] - tensor).abs().max() < 1e-6, name
+
+
+def test_checkpoints_of_another_run_are_not_gone_on_with(tmp_path, train_file, student):
+    output_dir = tmp_path / "run"
+    main(flags(train_file, student, output_dir, "--max_steps=2", "--save_steps=1"))
+    for name in ("training_manifest.json", "adapter_config.json"):
+        (output_dir / name).unlink()
+    with pytest.raises(OutputExistsError, match=r"learning_rate was 0\.0002, is 0\.1"):
+        main(
+            flags(
+                train_file, student, output_dir, "--max_steps=2", "--save_steps=1",
+                "--learning_rate=0.1",
+            )
+        )  # fmt: skip
+
+
+def test_without_a_login_wandb_records_offline_and_says_how_to_sync(tmp_path, train_file, student):
+    output_dir = tmp_path / "run"
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("WANDB_")
+    } | {"NETRC": str(tmp_path / "netrc"), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    arguments = [
+        flag for flag in flags(train_file, student, output_dir) if flag != "--report_to=none"
+    ]
+    done = subprocess.run(
+        [sys.executable, "train_sft_trl.py", *arguments, "--max_steps=2", "--run_name=first"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"wandb sync {output_dir}/wandb/offline-run-" in done.stdout
+    (recorded,) = output_dir.glob("wandb/offline-run-*/run-*.wandb")
+    assert recorded.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        (["--learnign_rate=1"], ConfigError, "unknown flag or key 'learnign_rate'.*learning_rate"),
+        (["--optimm=adamw_torch"], ConfigError, "did you mean 'optim'"),
+        (["--optim=adamx"], ConfigError, "--optim is 'adamx'"),
+        (["--eval_steps=often"], ConfigError, "--eval_steps is 'often'; SFTConfig takes float"),
+        (["--completion_only_loss=false"], ConfigError, "the loss is on the answer only"),
+        (["--use_cpu=false"], ConfigError, "there is no GPU here"),
+        (["--lora_targets=nothing"], ConfigError, "no layer is called 'nothing'"),
+        (
+            ["--eval_file=none", "--eval_strategy=steps"],
+            ConfigError,
+            "TRL refuses the options.*eval_dataset",
+        ),
+        (["--resume_from_checkpoint=nowhere"], ConfigError, "no checkpoint there"),
+        (["--model_name=./nowhere"], ModelError, "there is no such folder"),
+        (["--max_length=8"], InputError, "every row is longer"),
+        (["--lora_rank=0"], ConfigError, "--lora_rank is 0; it must be at least 1"),
+        (["--warmup_ratio=1.5"], ConfigError, "--warmup_ratio is 1.5"),
+        (["--output_dir=/dev/null/run"], OutputWriteError, "cannot write"),
+        (["--report_to=tensorboard"], ConfigError, "pip install"),
+    ],
+)
+def test_what_is_wrong_is_said_before_training(tmp_path, train_file, student, more, error, message):
+    with pytest.raises(error, match=message):
+        main([*flags(train_file, student, tmp_path / "run"), *more])
+    assert not list(tmp_path.glob("run/adapter*"))
+
+
+def test_an_adapter_is_not_a_student(tmp_path, train_file):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="is an adapter; give its base model"):
+        main(flags(train_file, tmp_path / "adapter", tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train_file", "nowhere.jsonl"], "no such file: nowhere.jsonl"),
+        (["--config", "nowhere.yaml"], "no such --config file"),
+        (["--use_lora", "maybe"], "--use_lora is 'maybe'"),
+    ],
+)
+def test_as_a_command_an_error_is_one_line_and_code_2(arguments, message):
+    done = subprocess.run(
+        [sys.executable, "train_sft_trl.py", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line(tmp_path, train_file, student, monkeypatch):
+    from prompt_distillation.training import run
+
+    def full(*_unused, **_unused_too):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "save_final", full)
+    with pytest.raises(OutputWriteError, match="No space left on device; free some space"):
+        main(flags(train_file, student, tmp_path / "run", "--max_steps=1"))
+
+
+def test_the_reference_hyperparameters_reach_trl():
+    values = sft_values(TrainConfig(), {}, has_held_out=True)
+    assert values["learning_rate"] == 2e-4
+    assert values["warmup_steps"] == 0.03
+    assert values["lr_scheduler_type"] == "cosine_with_min_lr"
+    assert values["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}
+    assert values["per_device_train_batch_size"] * values["gradient_accumulation_steps"] == 16
+    assert sft_values(TrainConfig(), {"optim": "adamw_8bit"}, has_held_out=False)["optim"]
+
+
+def test_held_out_rows_stand_beside_the_training_file(tmp_path, train_file):
+    config = TrainConfig(train_file=train_file)
+    assert held_out_file(config) == tmp_path / "rows.heldout.jsonl"
+    assert held_out_file(TrainConfig(train_file=train_file, eval_file="none")) is None
+    (tmp_path / "rows.heldout.jsonl").unlink()
+    assert held_out_file(config) is None
