@@ -49,6 +49,18 @@ class BatchGenerator:
         with torch.inference_mode():
             self._run(prompts, rows, on_token, is_dropped)
 
+    def next_token_logprobs(
+        self, prompts: Sequence[list[int]], token_ids: Sequence[int]
+    ) -> list[list[float]]:
+        """Log-probabilities of ``token_ids`` after each prompt; not while `run` runs."""
+        with torch.inference_mode():
+            self._prepare_prefix(prompts)
+            suffixes = [prompt[len(self._prefix) :] for prompt in prompts]
+            tokens, mask = self._pad(suffixes)
+            logits = self._forward(tokens, mask, self._spread_prefix(len(prompts)))
+            rows: list[list[float]] = logits.log_softmax(dim=-1)[:, list(token_ids)].tolist()
+            return rows
+
     def _run(
         self,
         prompts: Sequence[list[int]],

@@ -42,7 +42,7 @@ def load_tokenizer(options: EngineOptions) -> Any:
 
 
 class PromptEncoder:
-    """Renders and encodes conversations for one model.
+    """Renders and encodes conversations for one model, and decodes what it wrote.
 
     Args:
         tokenizer: a transformers tokenizer with a chat template.
@@ -89,6 +89,14 @@ class PromptEncoder:
         if self._sharing:
             self._learn_shared(text, ids)
         return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of new tokens, special ones included.
+
+        ``</think>`` is special in some tokenizers, and the answer is what follows it.
+        """
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        return text
 
     def _encode_text(self, text: str) -> list[int]:
         # The template has written the special tokens already.

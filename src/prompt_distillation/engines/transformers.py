@@ -83,6 +83,16 @@ class TransformersEngine:
         self._wake.set()
         return await job.done
 
+    async def next_token_logprobs(
+        self, prompts: Sequence[list[int]], token_ids: Sequence[int]
+    ) -> list[list[float]]:
+        """See `engines.scoring.TokenScorer`; not while requests are in flight."""
+        rows: list[list[float]] = []
+        for start in range(0, len(prompts), self._batch_size):
+            batch = prompts[start : start + self._batch_size]
+            rows += await asyncio.to_thread(self._generator.next_token_logprobs, batch, token_ids)
+        return rows
+
     async def aclose(self) -> None:
         """Stop after the token in progress and let go of the model."""
         self._closing = True
@@ -167,8 +177,7 @@ class TransformersEngine:
         assert row.finish_reason is not None
         now = time.perf_counter()
         return Completion(
-            # Special tokens stay: </think> is one in some tokenizers, and the answer follows it.
-            text=self._tokenizer.decode(row.token_ids, skip_special_tokens=False),
+            text=self._encoder.decode(row.token_ids),
             finish_reason=row.finish_reason,
             prompt_tokens=len(job.prompt),
             completion_tokens=row.completion_tokens,

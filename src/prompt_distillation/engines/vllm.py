@@ -6,6 +6,8 @@ import logging
 import os
 import tempfile
 import time
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from prompt_distillation.checkpoints import check_model
@@ -23,6 +25,9 @@ from prompt_distillation.errors import EngineError
 from prompt_distillation.task import END_OF_THINKING
 
 logger = logging.getLogger(__name__)
+
+# Its processes take some 3 s; killed earlier than that, they may leave others behind.
+SHUTDOWN_SECONDS = 20.0
 
 
 def _set_environment_defaults(options: EngineOptions, *, device: str) -> None:
@@ -109,13 +114,45 @@ class VllmEngine:
             raise RequestFailedError(
                 f"vLLM refused the request: {error.__cause__ or error}"
             ) from error
-        return _completion(outputs[-1], prompt_tokens=len(prompt), started=started)
+        return _completion(outputs[-1], self._encoder, prompt_tokens=len(prompt), started=started)
+
+    async def next_token_logprobs(
+        self, prompts: Sequence[list[int]], token_ids: Sequence[int]
+    ) -> list[list[float]]:
+        """See `engines.scoring.TokenScorer`."""
+        return await asyncio.gather(
+            *(self._next_token_logprobs(prompt, token_ids) for prompt in prompts)
+        )
+
+    async def _next_token_logprobs(
+        self, prompt: list[int], token_ids: Sequence[int]
+    ) -> list[float]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
+
+        found: dict[int, float] = {}
+        for start in range(0, len(token_ids), MAX_LOGPROB_TOKEN_IDS):
+            asked = list(token_ids[start : start + MAX_LOGPROB_TOKEN_IDS])
+            # vLLM has no request that writes nothing: one token, which nobody looks at.
+            sampling = SamplingParams(
+                temperature=0.0, max_tokens=1, logprob_token_ids=asked, detokenize=False
+            )
+            async for output in self._llm.generate(
+                {"prompt_token_ids": prompt},
+                sampling,
+                request_id=str(next(self._request_ids)),
+                lora_request=self._lora,
+            ):
+                scores = output.outputs[0].logprobs[0]
+                found |= {token: scores[token].logprob for token in asked}
+        return [found[token] for token in token_ids]
 
     async def aclose(self) -> None:
         """Stop vLLM's processes and wait for their end."""
         llm, self._llm = self._llm, None
         if llm is not None:
-            await asyncio.to_thread(llm.shutdown)
+            # In this thread: vLLM's own task in this loop would take the end for a crash.
+            llm.shutdown(timeout=SHUTDOWN_SECONDS)
         if self._merged is not None:
             self._merged.cleanup()
             self._merged = None
@@ -133,10 +170,8 @@ def _sampling_params(sampling: Sampling) -> Any:
         seed=sampling.seed,
         thinking_token_budget=sampling.max_thinking_tokens,
         structured_outputs=StructuredOutputsParams(choice=list(choices)) if choices else None,
-        # </think> is a special token in some tokenizers, and the answer is what follows it. The
-        # end-of-turn token is left out by vLLM either way.
-        skip_special_tokens=False,
-        spaces_between_special_tokens=False,
+        # vLLM would decode token by token, for streaming; once, at the end, is cheaper.
+        detokenize=False,
         # Every partial text would cross to this process and wake its task.
         output_kind=RequestOutputKind.FINAL_ONLY,
         # Each request has its own parameters here: vLLM need not copy them.
@@ -144,12 +179,16 @@ def _sampling_params(sampling: Sampling) -> Any:
     )
 
 
-def _completion(output: Any, *, prompt_tokens: int, started: float) -> Completion:
+def _completion(
+    output: Any, encoder: PromptEncoder, *, prompt_tokens: int, started: float
+) -> Completion:
     written = output.outputs[0]
     if written.finish_reason not in ("stop", "length"):
         raise RequestFailedError(f"vLLM ended the request with {written.finish_reason!r}")
+    # Without stop texts, what stops a completion is its last token: the end of the turn.
+    end = len(written.token_ids) - (written.finish_reason == "stop")
     return Completion(
-        text=written.text,
+        text=encoder.decode(written.token_ids[:end]),
         finish_reason=written.finish_reason,
         prompt_tokens=prompt_tokens,
         completion_tokens=len(written.token_ids),
@@ -179,7 +218,11 @@ async def start_vllm(options: EngineOptions) -> VllmEngine:
             merged = await asyncio.to_thread(merge_to_temporary, options)
             options = merged.options
     try:
-        llm = await _start_async_llm(_engine_arguments(options, live, device=device))
+        with warnings.catch_warnings():
+            # vLLM's imports warn of the futures of its own libraries: nothing a user can mend.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            llm = await _start_async_llm(_engine_arguments(options, live, device=device))
     except BaseException:
         if merged is not None:
             merged.folder.cleanup()
