@@ -59,7 +59,7 @@ def test_an_adapter_brings_the_base_it_records(tiny_models, adapter: Path) -> No
 
 
 def test_an_adapter_of_another_base_is_refused(tiny_models, adapter: Path) -> None:
-    with pytest.raises(ModelError, match="was trained on .*student, not on .*teacher"):
+    with pytest.raises(ModelError, match=r"was trained on .*student, not on .*teacher"):
         resolve_model(str(adapter), str(tiny_models.teacher))
 
 
