@@ -255,6 +255,9 @@ def _engine_arguments(
         "enable_prefix_caching": True,
         # On a CPU, compiling takes longer than most runs.
         "enforce_eager": device == "cpu",
+        # A request that is prefilled in parts and has a seed ends the engine on a CPU: vLLM 0.32
+        # winds its generator back, which only CUDA's can do (gpu_model_runner.py, `set_offset`).
+        "enable_chunked_prefill": False if device == "cpu" else None,
         "reasoning_config": ReasoningConfig(
             reasoning_start_str="<think>", reasoning_end_str=END_OF_THINKING
         ),
