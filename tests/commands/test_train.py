@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from training.tiny_student import save_student, write_rows
 
 from prompt_distillation.commands.train import TrainConfig, held_out_file, main, sft_values
 from prompt_distillation.errors import (
@@ -18,7 +19,6 @@ from prompt_distillation.errors import (
     OutputExistsError,
     OutputWriteError,
 )
-from training.tiny_student import save_student, write_rows
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from training.tiny_student import build_tokenizer, save_student, write_rows
 
 

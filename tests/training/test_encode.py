@@ -1,12 +1,12 @@
 import pytest
 from datasets import Dataset
+from training.tiny_student import build_student, build_tokenizer
 from transformers import GenerationConfig
 from trl import SFTConfig, SFTTrainer
 
 from prompt_distillation.errors import InputError, ModelError
 from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
 from prompt_distillation.training.rows import ChatRow
-from training.tiny_student import build_student, build_tokenizer
 
 QUESTION = {"role": "user", "content": "Wo ist der Bahnhof?"}
 ANSWER = {"role": "assistant", "content": "de"}

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from training.tiny_student import build_student
 
 from prompt_distillation.errors import ConfigError
 from prompt_distillation.training.adapter import (
@@ -11,7 +12,6 @@ from prompt_distillation.training.adapter import (
     trained_kinds,
 )
 from prompt_distillation.training.targets import default_expert_rank, find_targets
-from training.tiny_student import build_student
 
 ATTENTION = tuple(f"self_attn.{name}_proj" for name in "qkvo")
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import get_peft_model
+from training.tiny_student import build_student, write_rows
 from trl import SFTConfig, SFTTrainer
 
 from prompt_distillation.training.adapter import LoraSettings, lora_config
@@ -11,7 +12,6 @@ from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
 from prompt_distillation.training.rows import read_chat_rows
 from prompt_distillation.training.targets import find_targets
 from prompt_distillation.training.trainer import AnswerTrainer
-from training.tiny_student import build_student, write_rows
 
 LORA = LoraSettings(rank=8, alpha=16, expert_rank=4, targets="all-linear")
 

@@ -1,4 +1,4 @@
-"""A Qwen3-MoE of a few thousand parameters with a Qwen-like tokenizer, built where tests need it."""
+"""A tiny Qwen3-MoE with a Qwen-like tokenizer, built where tests need it."""
 
 import json
 from pathlib import Path
