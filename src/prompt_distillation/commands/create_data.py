@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from prompt_distillation.checkpoints import ResolvedModel, resolve_model
 from prompt_distillation.commands.options import check_range, option, parse_options, resolved
 from prompt_distillation.engines.base import Engine, EngineKind, EngineOptions
 from prompt_distillation.errors import ConfigError
@@ -123,6 +124,9 @@ def main(argv: Sequence[str]) -> int | None:
     from prompt_distillation.labelling.summary import print_summary
 
     job = job_of(config)
+    if config.engine != "server" and not config.merge:
+        # Reading a million inputs takes longer than seeing that there is no such model.
+        resolve_model(config.model_name)
     reporting = Reporting(interval_seconds=config.progress_seconds, config=resolved(config))
     if config.merge:
         counts = merge_shards(job, overwrite=config.overwrite, reporting=reporting)
@@ -180,10 +184,13 @@ def job_of(config: CreateDataConfig) -> Job:
 def _open_teacher(config: CreateDataConfig) -> AbstractAsyncContextManager[Engine]:
     from prompt_distillation.engines import open_engine
 
+    served = ResolvedModel(base=config.model_name)
+    model = served if config.engine == "server" else resolve_model(config.model_name)
     return open_engine(
         config.engine,
         EngineOptions(
-            model=config.model_name,
+            model=model.base,
+            adapter=model.adapter,
             revision=config.revision,
             dtype=config.dtype,
             tensor_parallel_size=config.tensor_parallel_size,

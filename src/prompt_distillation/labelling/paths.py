@@ -1,5 +1,6 @@
 """What labelling writes, and where: every file's name follows from the dataset's."""
 
+import glob
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,12 @@ class DatasetPaths:
         found = (name.fullmatch(path.name) for path in self.dataset.parent.iterdir())
         numbers = sorted((int(m[2] or 1), int(m[1] or 0)) for m in found if m)
         return [Shard(index=index, count=count) for count, index in numbers]
+
+    def remove_leftovers(self) -> None:
+        """Remove the unfinished files of a run that was killed; only its successor may."""
+        for path in (self.dataset, self.heldout, self.records, self.rejects, self.manifest):
+            for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+                leftover.unlink(missing_ok=True)
 
     def lock(self, shard: Shard) -> Path:
         """The file whose lock the process that labels ``shard`` holds."""

@@ -155,9 +155,11 @@ def _prepare(job: Job) -> tuple[Census, Corrections, dict[str, object]]:
 def _sole_owner(job: Job, shard: Shard) -> Iterator[None]:
     """Hold the lock of ``shard``, sure that nobody works on the same inputs cut in another way."""
     with hold_lock(job.paths.lock(shard)):
-        for other in job.paths.shards():
+        for other in (Shard(), *job.paths.shards()):
             if other.count != shard.count:
                 refuse_if_held(job.paths.lock(other))
+        if shard.count == 1:
+            job.paths.remove_leftovers()
         yield
 
 

@@ -40,6 +40,11 @@ def summary_lines(counts: Counts) -> list[str]:
     )
     if counts.gold:
         lines.append(_accuracy_line(counts))
+    if counts.rejected > counts.inputs / 2:
+        lines.append(
+            "most inputs got no label: read NAME.rejects.jsonl beside the dataset; where answers "
+            "were cut, raise --max_tokens, and a teacher that does not think needs --no_thinking"
+        )
     return lines
 
 
