@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prompt_distillation.checkpoints import ResolvedModel, resolve_model
 from prompt_distillation.commands.evaluate_config import EvaluateConfig
 from prompt_distillation.commands.options import parse_options, resolved
+from prompt_distillation.errors import ConfigError
 from prompt_distillation.inputs import Input, check_gold, read_inputs, with_gold
 from prompt_distillation.task import Task, load_task
 
@@ -61,8 +62,12 @@ def evaluate(config: EvaluateConfig, console: "Console") -> "Result":
     from prompt_distillation.evaluation.result_file import read_result
 
     task = load_task(config.task)
+    if task.kind == "generation" and config.decoding != "free":
+        raise ConfigError(
+            f"--decoding {config.decoding} needs labels; the task {task.name!r} is a generation"
+        )
     baseline = read_result(config.baseline) if config.baseline else None
-    result = _evaluate(config, task, _select(config, task), console)
+    result = _evaluate(config, task, select_inputs(config, task), console)
     rules = GateRules(
         min_accuracy=config.min_accuracy,
         max_drop=config.max_drop,
@@ -72,7 +77,7 @@ def evaluate(config: EvaluateConfig, console: "Console") -> "Result":
     return replace(result, gate=gate)
 
 
-def _select(config: EvaluateConfig, task: Task) -> "Selection":
+def select_inputs(config: EvaluateConfig, task: Task) -> "Selection":
     """Read the test file and what is known of it; choose what to evaluate."""
     from prompt_distillation.evaluation.selection import select
     from prompt_distillation.evaluation.training_data import read_training_data
@@ -189,4 +194,9 @@ def _asking(config: EvaluateConfig, task: Task) -> "Asking":
         seed=config.seed,
         choices=tuple(task.labels) if config.decoding == "constrained" else None,
     )
-    return Asking(with_prompt=config.with_prompt, thinking=config.thinking, sampling=sampling)
+    return Asking(
+        with_prompt=config.with_prompt,
+        thinking=config.thinking,
+        sampling=sampling,
+        scored=config.decoding == "scored",
+    )

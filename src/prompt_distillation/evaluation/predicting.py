@@ -1,7 +1,7 @@
 """Ask a model for its answers: many in flight, handed over in the order of the inputs."""
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prompt_distillation.engines import (
     Completion,
@@ -11,6 +11,7 @@ from prompt_distillation.engines import (
     Sampling,
     stream,
 )
+from prompt_distillation.engines.scoring import LabelScorer
 from prompt_distillation.evaluation.schema import Prediction
 from prompt_distillation.evaluation.selection import TestItem
 from prompt_distillation.task import Answer, RejectReason, Task
@@ -19,6 +20,10 @@ THINKING_MAX_TOKENS = 4096
 PROMPTED_MAX_TOKENS = 512
 GENERATION_MAX_TOKENS = 1024
 STUDENT_MIN_MAX_TOKENS = 16
+
+NO_THINKING = "\n</think>\n\n"
+"""A prefill that makes a model answer at once whose template opens the thinking: what Qwen3's own
+templates write where thinking is switched off."""
 
 
 def default_max_tokens(task: Task, *, with_prompt: bool, thinking: bool) -> int:
@@ -45,11 +50,15 @@ class Asking:
     Attributes:
         with_prompt: whether the task's prompt stands before each input.
         thinking: whether the model reasons first; the answer follows ``</think>``.
+        scored: whether the labels' probabilities are taken instead of what the model writes.
+        prefill: text that the answer begins with, see `NO_THINKING`.
     """
 
     with_prompt: bool
     thinking: bool
     sampling: Sampling
+    scored: bool = False
+    prefill: str = ""
 
 
 async def predict(
@@ -70,6 +79,7 @@ async def predict(
                     item.input.text, history=item.input.history, with_prompt=asking.with_prompt
                 ),
                 sampling=asking.sampling,
+                prefill=asking.prefill,
             ),
         )
         for position, item in enumerate(items)
@@ -81,6 +91,27 @@ async def predict(
         while following in waiting:
             yield waiting.pop(following)
             following += 1
+
+
+async def predict_by_score(
+    scorer: LabelScorer, items: Sequence[TestItem], *, task: Task, with_prompt: bool
+) -> AsyncGenerator[Prediction, None]:
+    """Yield a prediction per item, in order: the label that is most likely, nothing written."""
+    for start in range(0, len(items), scorer.concurrency):
+        batch = items[start : start + scorer.concurrency]
+        conversations = [
+            task.conversation(item.input.text, history=item.input.history, with_prompt=with_prompt)
+            for item in batch
+        ]
+        for item, scores in zip(batch, await scorer.score(conversations), strict=True):
+            best = max(scores.probabilities, key=lambda label: scores.probabilities[label])
+            yield replace(
+                prediction_of(item, Answer(text=best), task=task),
+                label_probabilities=scores.probabilities,
+                prompt_tokens=scores.prompt_tokens,
+                completion_tokens=0,
+                seconds=scores.seconds,
+            )
 
 
 def judge(

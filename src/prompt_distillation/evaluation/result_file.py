@@ -69,7 +69,7 @@ def read_result(path: Path) -> Result:
             f"{value.get('schema_version')!r}, {SCHEMA_VERSION} is wanted); evaluate again"
         )
     try:
-        return cast(Result, _build(value, Result))
+        return cast(Result, build_record(value, Result))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: a damaged result ({error}); evaluate again") from error
 
@@ -81,18 +81,20 @@ def _fields(record: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(record)}
 
 
-def _build(value: Any, hint: Any) -> Any:
+def build_record(value: Any, hint: Any) -> Any:
     """Turn JSON into the records that ``hint`` describes."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None:
             return None
         (hint,) = [part for part in arguments if part is not types.NoneType]
-        return _build(value, hint)
+        return build_record(value, hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return hint(**{name: _build(value[name], kind) for name, kind in _fields(hint).items()})
+        return hint(
+            **{name: build_record(value[name], kind) for name, kind in _fields(hint).items()}
+        )
     if origin is tuple:
-        return tuple(_build(item, arguments[0]) for item in value)
+        return tuple(build_record(item, arguments[0]) for item in value)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {key: _build(item, arguments[1]) for key, item in value.items()}
+        return {key: build_record(item, arguments[1]) for key, item in value.items()}
     return value

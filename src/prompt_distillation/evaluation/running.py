@@ -2,15 +2,16 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prompt_distillation.engines import EngineKind, EngineOptions, open_engine
+from prompt_distillation.engines.scoring import open_label_scorer
 from prompt_distillation.evaluation.calibration import confidence_results
-from prompt_distillation.evaluation.predicting import Asking, predict
+from prompt_distillation.evaluation.predicting import Asking, predict, predict_by_score
 from prompt_distillation.evaluation.schema import (
     SCHEMA_VERSION,
     Prediction,
@@ -71,16 +72,33 @@ async def ask_model(
     """
     predictions = []
     opening = time.perf_counter()
-    async with open_engine(kind, options) as engine:
+    async with _open_answers(kind, options, selection, task=task, asking=asking) as (name, answers):
         start = time.perf_counter()
-        async with aclosing(predict(engine, selection.items, task=task, asking=asking)) as answers:
-            async for prediction in answers:
-                predictions.append(prediction)
-                show(prediction)
+        async for prediction in answers:
+            predictions.append(prediction)
+            show(prediction)
         run_seconds = time.perf_counter() - start
-        name = engine.name
     used = usage(predictions, engine=name, run_seconds=run_seconds, startup_seconds=start - opening)
     return tuple(predictions), used
+
+
+@asynccontextmanager
+async def _open_answers(
+    kind: EngineKind, options: EngineOptions, selection: Selection, *, task: Task, asking: Asking
+) -> AsyncIterator[tuple[str, AsyncIterator[Prediction]]]:
+    """Load the model; hand over its engine's name and its answers, not asked for yet."""
+    if asking.scored:
+        async with open_label_scorer(kind, options, list(task.labels)) as scorer:
+            scored = predict_by_score(
+                scorer, selection.items, task=task, with_prompt=asking.with_prompt
+            )
+            async with aclosing(scored) as answers:
+                yield scorer.name, answers
+    else:
+        async with open_engine(kind, options) as engine:
+            written = predict(engine, selection.items, task=task, asking=asking)
+            async with aclosing(written) as answers:
+                yield engine.name, answers
 
 
 def build_result(

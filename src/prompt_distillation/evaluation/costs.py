@@ -1,0 +1,124 @@
+"""The bill: what a million queries cost, when the training has paid for itself, what it saves."""
+
+from dataclasses import dataclass
+
+from prompt_distillation.errors import ConfigError
+
+MONTHLY_QUERIES = (10_000, 100_000, 1_000_000)
+DAYS_PER_MONTH = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenPrices:
+    """Prices of one model, in the same currency per million tokens.
+
+    Attributes:
+        prompt: tokens in.
+        completion: tokens out.
+        cached_prompt: tokens in that the prefix cache served; None: as ``prompt``.
+    """
+
+    prompt: float
+    completion: float
+    cached_prompt: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueryCost:
+    """What one way of asking costs.
+
+    Attributes:
+        basis: how it was reckoned: by tokens, or by the machine's time at full load.
+    """
+
+    per_million_queries: float
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MonthlySaving:
+    """What distillation saves at a load.
+
+    Attributes:
+        return_on_training: a year's saving over the cost of the training; None if that was free.
+        payback_days: until the training has paid for itself; None if it never does.
+    """
+
+    queries_per_month: int
+    before: float
+    after: float
+    saving: float
+    return_on_training: float | None
+    payback_days: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bill:
+    """The costs of the teacher and the student held against each other.
+
+    Attributes:
+        break_even_queries: after how many the training is paid for; None if never.
+        saving_share: what a query with the student costs less, in [.., 1].
+    """
+
+    currency: str
+    training_cost: float
+    break_even_queries: float | None
+    saving_share: float
+    months: tuple[MonthlySaving, ...]
+
+
+def cost_by_tokens(
+    prices: TokenPrices, *, prompt_tokens: float, cached_tokens: float, completion_tokens: float
+) -> QueryCost:
+    """Cost from mean tokens per query; ``cached_tokens`` are part of ``prompt_tokens``."""
+    cached_price = prices.prompt if prices.cached_prompt is None else prices.cached_prompt
+    cost = (
+        (prompt_tokens - cached_tokens) * prices.prompt
+        + cached_tokens * cached_price
+        + completion_tokens * prices.completion
+    )
+    # Prices are per million tokens, so the sum per query is the cost of a million queries.
+    return QueryCost(per_million_queries=cost, basis="tokens")
+
+
+def cost_by_time(price_per_hour: float, *, queries_per_second: float) -> QueryCost:
+    """Cost from the machine's price and its throughput in a full batch."""
+    hours = 1e6 / queries_per_second / 3600
+    return QueryCost(per_million_queries=hours * price_per_hour, basis="machine time")
+
+
+def reckon(teacher: QueryCost, student: QueryCost, *, training_cost: float, currency: str) -> Bill:
+    """Hold the two against each other.
+
+    Raises:
+        ConfigError: the teacher costs nothing.
+    """
+    if teacher.per_million_queries <= 0:
+        raise ConfigError("the teacher's queries cost nothing; set prices above 0")
+    per_query = (teacher.per_million_queries - student.per_million_queries) / 1e6
+    return Bill(
+        currency=currency,
+        training_cost=training_cost,
+        break_even_queries=training_cost / per_query if per_query > 0 else None,
+        saving_share=1 - student.per_million_queries / teacher.per_million_queries,
+        months=tuple(
+            _month(queries, teacher, student, training_cost) for queries in MONTHLY_QUERIES
+        ),
+    )
+
+
+def _month(
+    queries: int, teacher: QueryCost, student: QueryCost, training_cost: float
+) -> MonthlySaving:
+    before = teacher.per_million_queries * queries / 1e6
+    after = student.per_million_queries * queries / 1e6
+    saving = before - after
+    return MonthlySaving(
+        queries_per_month=queries,
+        before=before,
+        after=after,
+        saving=saving,
+        return_on_training=12 * saving / training_cost if training_cost else None,
+        payback_days=training_cost / saving * DAYS_PER_MONTH if saving > 0 else None,
+    )

@@ -1,0 +1,66 @@
+import pytest
+
+from prompt_distillation.errors import ConfigError
+from prompt_distillation.evaluation.costs import (
+    QueryCost,
+    TokenPrices,
+    cost_by_time,
+    cost_by_tokens,
+    reckon,
+)
+
+
+def test_a_million_queries_by_tokens() -> None:
+    prices = TokenPrices(prompt=0.2, completion=2.0, cached_prompt=0.05)
+
+    cost = cost_by_tokens(prices, prompt_tokens=2100, cached_tokens=2000, completion_tokens=300)
+
+    # per query: 100 x 0.2 + 2000 x 0.05 + 300 x 2 = 720 millionths
+    assert cost.per_million_queries == pytest.approx(720)
+
+
+def test_cached_tokens_cost_the_same_unless_told() -> None:
+    prices = TokenPrices(prompt=0.2, completion=2.0)
+
+    cost = cost_by_tokens(prices, prompt_tokens=2100, cached_tokens=2000, completion_tokens=0)
+
+    assert cost.per_million_queries == pytest.approx(420)
+
+
+def test_a_million_queries_by_the_hour() -> None:
+    # 1e6 queries at 100 a second are 2.777 hours
+    assert cost_by_time(3.6, queries_per_second=100).per_million_queries == pytest.approx(10)
+
+
+def test_break_even_and_months() -> None:
+    teacher = QueryCost(per_million_queries=3093.0, basis="tokens")
+    student = QueryCost(per_million_queries=53.0, basis="tokens")
+
+    bill = reckon(teacher, student, training_cost=1.0, currency="USD")
+
+    assert bill.break_even_queries == pytest.approx(1e6 / 3040)
+    assert bill.saving_share == pytest.approx(1 - 53 / 3093)
+    assert [month.queries_per_month for month in bill.months] == [10_000, 100_000, 1_000_000]
+    assert [month.saving for month in bill.months] == pytest.approx([30.4, 304, 3040])
+    assert bill.months[0].return_on_training == pytest.approx(12 * 30.4)
+    assert bill.months[0].payback_days == pytest.approx(30 / 30.4)
+
+
+def test_a_dearer_student_never_pays() -> None:
+    bill = reckon(
+        QueryCost(per_million_queries=1.0, basis="tokens"),
+        QueryCost(per_million_queries=2.0, basis="tokens"),
+        training_cost=5.0,
+        currency="USD",
+    )
+
+    assert bill.break_even_queries is None
+    assert bill.months[0].payback_days is None
+    assert bill.saving_share == -1.0
+
+
+def test_a_free_teacher_leaves_nothing_to_save() -> None:
+    free = QueryCost(per_million_queries=0.0, basis="tokens")
+
+    with pytest.raises(ConfigError, match="above 0"):
+        reckon(free, free, training_cost=0.0, currency="USD")
