@@ -69,16 +69,18 @@ is_free() {
   fi
   [ ! -e "$1" ]
 }
+# Not the journal: a run of your own into the default place begins one of its own.
+parts=(jsonl heldout.jsonl records.jsonl rejects.jsonl manifest.json)
 free=yes
 is_free models/prompt_distillation_trl || free=no
-for part in "$data"/prompt_distillation_lang.*; do
-  is_free "data/$(basename "$part")" || free=no
+for part in "${parts[@]}"; do
+  is_free "data/prompt_distillation_lang.$part" || free=no
 done
 next="python evaluate.py --max_samples 100"
 if [ "$free" = yes ]; then
   ln -sfn quickstart models/prompt_distillation_trl
-  for part in "$data"/prompt_distillation_lang.*; do
-    ln -sfn "quickstart/$(basename "$part")" "data/$(basename "$part")"
+  for part in "${parts[@]}"; do
+    ln -sfn "quickstart/prompt_distillation_lang.$part" "data/prompt_distillation_lang.$part"
   done
 else
   echo "Other files stand at models/prompt_distillation_trl or data/prompt_distillation_lang.*:" \

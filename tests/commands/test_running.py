@@ -65,6 +65,7 @@ def command(argv):
     logging.getLogger("a").info("kept [bold]%s[/]", "x" * 120)
     logging.getLogger("a").debug("not shown")
     logging.getLogger("httpx").info("not shown")
+    logging.getLogger("httpx2").info("not shown")
     for n in range(100_000):
         print("line", n)
 sys.exit(run_command(command, sys.argv[1:]))

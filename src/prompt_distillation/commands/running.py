@@ -54,8 +54,9 @@ def _set_up_logging() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
-    # Every request to an endpoint would otherwise be a line of its own.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Every request to an endpoint would otherwise be a line of its own. (openai 3 uses httpx2.)
+    for name in ("httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _stdout_is_gone() -> bool:
