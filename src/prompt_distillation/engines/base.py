@@ -100,6 +100,7 @@ class EngineOptions:
         tensor_parallel_size: GPUs (on a CPU: cores) that share one copy of the model.
         max_model_len: longest prompt + completion in tokens; None takes the model's own.
         gpu_memory_utilization: share of each GPU's memory vLLM may take, in (0, 1].
+        prefix_caching: compute what prompts share once; off only to measure what it brings.
         max_concurrency: most requests in flight; None takes the engine's own.
         server_url: base URL of an OpenAI-compatible endpoint, ending in ``/v1``.
         request_timeout_seconds: of one request to a server.
@@ -115,6 +116,7 @@ class EngineOptions:
     tensor_parallel_size: int = 1
     max_model_len: int | None = None
     gpu_memory_utilization: float = 0.9
+    prefix_caching: bool = True
     max_concurrency: int | None = None
     server_url: str | None = None
     request_timeout_seconds: float = 600.0

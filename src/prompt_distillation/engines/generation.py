@@ -21,10 +21,12 @@ class BatchGenerator:
     Args:
         model: a causal language model of transformers, in evaluation mode.
         pad_token_id: fills the left of shorter prompts; masked, so any id will do.
+        prefix_caching: whether to remember it.
     """
 
-    def __init__(self, model: Any, *, pad_token_id: int) -> None:
+    def __init__(self, model: Any, *, pad_token_id: int, prefix_caching: bool = True) -> None:
         self._model = model
+        self._prefix_caching = prefix_caching
         self._pad_token_id = pad_token_id
         self._previous_prompt: list[int] = []
         self._prefix: list[int] = []
@@ -132,6 +134,8 @@ class BatchGenerator:
 
     def _prepare_prefix(self, prompts: Sequence[list[int]]) -> bool:
         """Make `_prefix` a common prefix of ``prompts``; whether it had to be computed."""
+        if not self._prefix_caching:
+            return False
         shortest = min(map(len, prompts))
         # With the batch before: a single request too then finds the prompt that they share.
         before = [self._previous_prompt] if self._previous_prompt else []

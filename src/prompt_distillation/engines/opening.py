@@ -60,7 +60,7 @@ async def open_engine(kind: EngineKind, options: EngineOptions) -> AsyncIterator
 async def _start(kind: ResolvedKind, options: EngineOptions) -> Engine:
     # Imported only now: vLLM and torch take seconds to import.
     if kind == "vllm":
-        from prompt_distillation.engines.vllm import start_vllm
+        from prompt_distillation.engines.vllm_start import start_vllm
 
         return await start_vllm(options)
     if kind == "server":

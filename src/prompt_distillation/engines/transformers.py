@@ -60,9 +60,11 @@ class TransformersEngine:
         self._tokenizer = tokenizer
         self._encoder = PromptEncoder(tokenizer, model=options.model)
         self._marks = _marks(model, tokenizer)
-        own_length = model.config.max_position_embeddings
+        own_length = model.config.get_text_config().max_position_embeddings
         self._max_length: int = min(options.max_model_len or own_length, own_length)
-        self._generator = BatchGenerator(model, pad_token_id=tokenizer.pad_token_id or 0)
+        self._generator = BatchGenerator(
+            model, pad_token_id=tokenizer.pad_token_id or 0, prefix_caching=options.prefix_caching
+        )
         self._pending: list[_Job] = []
         self._wake = asyncio.Event()
         self._closing = False

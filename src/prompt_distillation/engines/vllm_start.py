@@ -1,0 +1,178 @@
+"""Starting vLLM: its settings for this machine, its processes, its environment."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prompt_distillation.checkpoints import check_model
+from prompt_distillation.engines.adapters import LiveAdapter, live_adapter, merge_to_temporary
+from prompt_distillation.engines.base import EngineOptions
+from prompt_distillation.engines.devices import choose_device, share_cores
+from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
+from prompt_distillation.engines.vllm import VllmEngine
+from prompt_distillation.engines.watchdog import Watchdog
+from prompt_distillation.errors import EngineError
+from prompt_distillation.task import END_OF_THINKING
+
+logger = logging.getLogger(__name__)
+
+
+async def start_vllm(options: EngineOptions) -> VllmEngine:
+    """Start vLLM's processes and load the model.
+
+    Raises:
+        EngineError: not enough GPUs, or vLLM does not start.
+        ModelError: there is no such model, or the adapter does not fit it.
+    """
+    check_model(options.model)
+    device = choose_device(options)
+    live, merged = None, None
+    # The adapter's own tokenizer counts, so it is loaded before the adapter may be merged away.
+    encoder = PromptEncoder(load_tokenizer(options), model=options.model)
+    if options.adapter is not None:
+        live = live_adapter(options.adapter, device=device)
+        if live is None:
+            logger.info("merging %s into %s for vLLM", options.adapter, options.model)
+            merged = await asyncio.to_thread(merge_to_temporary, options)
+            options = merged.options
+    before = _child_pids()
+    try:
+        with _environment(options, device=device), warnings.catch_warnings():
+            # vLLM's imports warn of the futures of its own libraries: nothing a user can mend.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            llm = await _start_async_llm(_engine_arguments(options, live, device=device))
+    except BaseException:
+        if merged is not None:
+            merged.folder.cleanup()
+        raise
+    started = _child_pids() - before
+    return VllmEngine(
+        llm,
+        encoder,
+        concurrency=options.max_concurrency or _default_concurrency(llm),
+        watchdog=Watchdog(sorted(started)),
+        lora=_lora_request(live),
+        merged=merged.folder if merged else None,
+    )
+
+
+@contextmanager
+def _environment(options: EngineOptions, *, device: str) -> Iterator[None]:
+    """Defaults that vLLM takes from the environment only; what the user set stays.
+
+    They must stand before vLLM is imported, and its processes inherit them when they start.
+    """
+    defaults = {
+        # Its start-up is some hundred lines, on stdout.
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    of_this_engine = _cpu_environment(options.tensor_parallel_size) if device == "cpu" else {}
+    missing = {name: value for name, value in of_this_engine.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        # The next engine of this process may be shared by another number.
+        for name in missing:
+            os.environ.pop(name, None)
+
+
+def _cpu_environment(shares: int) -> dict[str, str]:
+    """Room for keys and values (an eighth of the memory, 1 to 16 GiB), and cores for each share."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    environment = {"VLLM_CPU_KVCACHE_SPACE": str(max(1, min(16, total // (8 << 30))))}
+    if shares > 1:
+        # vLLM's own choice wants a NUMA node for each.
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = share_cores(shares)
+    return environment
+
+
+def _engine_arguments(
+    options: EngineOptions, live: LiveAdapter | None, *, device: str
+) -> dict[str, Any]:
+    """Keyword arguments of `vllm.AsyncEngineArgs`."""
+    from vllm.config import ReasoningConfig
+
+    arguments: dict[str, Any] = {
+        "model": options.model,
+        "revision": options.revision,
+        "dtype": options.dtype,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        # -1: the longest, up to the model's own, for which the memory suffices.
+        "max_model_len": options.max_model_len or -1,
+        "gpu_memory_utilization": options.gpu_memory_utilization,
+        "seed": options.seed,
+        "trust_remote_code": options.trust_remote_code,
+        "enable_prefix_caching": options.prefix_caching,
+        # On a CPU, compiling takes longer than most runs.
+        "enforce_eager": device == "cpu",
+        # A request that is prefilled in parts and has a seed ends the engine on a CPU: vLLM 0.32
+        # winds its generator back, which only CUDA's can do (gpu_model_runner.py, `set_offset`).
+        "enable_chunked_prefill": False if device == "cpu" else None,
+        "reasoning_config": ReasoningConfig(
+            reasoning_start_str="<think>", reasoning_end_str=END_OF_THINKING
+        ),
+        "use_tqdm_on_load": False,
+    }
+    if live is not None:
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": 1,
+            "max_lora_rank": live.max_rank,
+            "enable_mixed_moe_lora_format": live.on_experts,
+        }
+    return arguments
+
+
+def _lora_request(live: LiveAdapter | None) -> Any:
+    if live is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, str(live.path), is_3d_lora_weight=live.on_experts)
+
+
+async def _start_async_llm(arguments: dict[str, Any]) -> Any:
+    from vllm import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    try:
+        # Blocks this thread, which AsyncLLM needs to be the event loop's; nothing else runs yet.
+        # LLM_CLASS: batches as large as for offline work, not for a server's short waits.
+        return AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        # Ctrl-C reaches vLLM's processes first, and then us as a cancellation: the true reason.
+        await asyncio.sleep(0)
+        raise EngineError(
+            f"vLLM does not start with {arguments['model']}: {_first_line(error)} (its own message "
+            "may stand above; VLLM_LOGGING_LEVEL=INFO shows more)"
+        ) from error
+
+
+def _child_pids() -> set[int]:
+    return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3]) if lines else type(error).__name__
+
+
+def _default_concurrency(llm: Any) -> int:
+    """What vLLM runs at once, and a quarter more, so that its queue is never empty."""
+    at_once: int = llm.vllm_config.scheduler_config.max_num_seqs
+    return at_once + at_once // 4

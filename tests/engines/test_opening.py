@@ -1,0 +1,68 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+from engines.asking import tiny_engine
+
+from prompt_distillation.engines import EngineOptions, resolve_engine_kind
+from prompt_distillation.engines.devices import choose_device
+from prompt_distillation.errors import EngineError, ModelError
+
+
+def test_auto_is_vllm_where_it_is_installed() -> None:
+    installed = importlib.util.find_spec("vllm") is not None
+    assert resolve_engine_kind("auto") == ("vllm" if installed else "transformers")
+    assert resolve_engine_kind("server") == "server"
+
+
+def test_vllm_by_name_needs_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert resolve_engine_kind("auto") == "transformers"
+    with pytest.raises(EngineError, match=r"not installed here; run `pip install"):
+        resolve_engine_kind("vllm")
+
+
+async def open_and_close(model: Path, kind: str = "transformers", **options: object) -> None:
+    async with tiny_engine(model, kind, **options):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
+async def test_a_missing_model_is_told_at_once(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        await open_and_close(tmp_path / "nowhere", kind)
+    with pytest.raises(ModelError, match=r"neither config.json nor adapter_config.json"):
+        await open_and_close(tmp_path, kind)
+
+
+async def test_a_hub_model_that_cannot_be_had_is_told() -> None:
+    with pytest.raises(ModelError, match="cannot load the model no-such-owner/no-such-model"):
+        await open_and_close(Path("no-such-owner/no-such-model"))
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: request.param)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return request.param
+
+
+@pytest.mark.parametrize("gpus", [0], indirect=True)
+async def test_a_gpu_that_is_not_there_is_told(gpus: int, tiny_models) -> None:
+    with pytest.raises(EngineError, match="a GPU was asked for, but torch sees none"):
+        await open_and_close(tiny_models.student, device="cuda")
+    with pytest.raises(EngineError, match="--tensor_parallel_size is 999, but there is no GPU"):
+        await open_and_close(tiny_models.student, tensor_parallel_size=999)
+
+
+@pytest.mark.parametrize("gpus", [2], indirect=True)
+def test_more_shares_than_gpus_are_refused(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_device(EngineOptions(model="m", tensor_parallel_size=2)) == "cuda"
+    with pytest.raises(EngineError, match=r"this machine shows 2 GPU\(s\); pass at most 2"):
+        choose_device(EngineOptions(model="m", tensor_parallel_size=4))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(EngineError, match="CUDA_VISIBLE_DEVICES='0,1'"):
+        choose_device(EngineOptions(model="m", tensor_parallel_size=4))
+    assert choose_device(EngineOptions(model="m", device="cpu")) == "cpu"

@@ -1,0 +1,229 @@
+import asyncio
+import json
+import logging
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from engines.asking import ask
+from engines.faulty_proxy import FAULTS, chat_completion, echo, faulty_proxy
+from openai import AsyncOpenAI
+
+from prompt_distillation.engines import (
+    Completion,
+    EngineOptions,
+    RequestFailedError,
+    open_engine,
+    stream,
+)
+from prompt_distillation.engines.server import Backoff, ServerEngine, retry_after_seconds
+from prompt_distillation.errors import EngineError
+
+FAST = Backoff(attempts=10, first_seconds=0.02, longest_seconds=0.5)
+
+
+def engine_at(url: str, *, backoff: Backoff = FAST, key: str = "none", **options) -> ServerEngine:
+    settings = EngineOptions(
+        model="m", server_url=url, **{"request_timeout_seconds": 2.0, **options}
+    )
+    client = AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=10.0)
+    return ServerEngine(client, settings, backoff)
+
+
+def fixed(status: int, body: bytes):
+    async def answer(path: str, _: bytes) -> tuple[int, bytes]:
+        if path.endswith("/models"):
+            return 404, b"{}"
+        return status, body
+
+    return answer
+
+
+async def complete_one(answer, **options) -> Completion:
+    async with faulty_proxy(answer) as proxy:
+        engine = engine_at(proxy.url, backoff=Backoff(attempts=3, first_seconds=0.01), **options)
+        try:
+            return await engine.complete(ask("hello"))
+        finally:
+            await engine.aclose()
+
+
+async def test_every_request_ends_once_through_faults() -> None:
+    count = 300
+    async with faulty_proxy(echo(), share=0.3, seed=1) as proxy:
+        engine = engine_at(proxy.url, request_timeout_seconds=1.0)
+        ended: Counter[int] = Counter()
+        failed = []
+        async for key, result in stream(engine, ((n, ask(f"text {n}")) for n in range(count))):
+            ended[key] += 1
+            if isinstance(result, RequestFailedError):
+                failed.append(str(result))
+            else:
+                assert result.text.startswith(f"text {key} #")
+        await engine.aclose()
+    assert ended == Counter(dict.fromkeys(range(count), 1))
+    assert len(failed) < 0.1 * count
+    assert all(reason.startswith("gave up after 10 attempts: ") for reason in failed)
+    assert all(proxy.seen[fault] for fault in FAULTS)
+
+
+async def test_a_request_that_always_fails_ends_with_its_reason() -> None:
+    for body, reason in [
+        (b'{"choices": [', "not JSON"),
+        (b'{"choices": []}', "no choices"),
+        (b"[]", "'choices' is None"),
+        (b'{"choices": [{"finish_reason": "stop"}]}', "'message' is None"),
+        (b'"text"', "'choices' is None"),
+    ]:
+        with pytest.raises(RequestFailedError, match=f"gave up after 3 attempts: .*{reason}"):
+            await complete_one(fixed(200, body))
+
+
+async def test_what_the_server_refuses_is_not_sent_again() -> None:
+    async with faulty_proxy(fixed(400, b'{"error": {"message": "too long: 9 > 8"}}')) as proxy:
+        engine = engine_at(proxy.url)
+        with pytest.raises(RequestFailedError, match="HTTP 400: too long: 9 > 8"):
+            await engine.complete(ask("hello"))
+        await engine.aclose()
+    assert proxy.seen["fine"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (401, b"{}", "OPENAI_API_KEY"),
+        (404, b'{"error": {"message": "no model m"}}', "no such model or path .no model m."),
+        (429, b'{"error": {"code": "insufficient_quota", "message": "pay"}}', "quota is used up"),
+    ],
+)
+async def test_what_no_request_can_pass_ends_the_run(status, body, reason) -> None:
+    with pytest.raises(EngineError, match=reason) as caught:
+        await complete_one(fixed(status, body))
+    assert not isinstance(caught.value, RequestFailedError)
+
+
+async def test_retry_after_is_waited_for() -> None:
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+
+    async def answer(path: str, body: bytes) -> tuple[int, bytes]:
+        times.append(loop.time())
+        return 200, chat_completion("fine")
+
+    async with faulty_proxy(answer) as proxy:
+        engine = engine_at(proxy.url)
+        proxy.share = 1.0
+        proxy.rng.choice = lambda faults: "busy"  # type: ignore[method-assign]
+        task = asyncio.create_task(engine.complete(ask("hello")))
+        while not proxy.seen["busy"]:
+            await asyncio.sleep(0.001)
+        proxy.share, refused = 0.0, loop.time()
+        assert (await task).text == "fine"
+        await engine.aclose()
+    # The proxy asks for 0.05 s; the clock was read a moment after its answer.
+    assert times[0] - refused > 0.03
+
+
+def test_retry_after_is_read_in_both_forms() -> None:
+    assert retry_after_seconds({"retry-after": "2.5"}) == 2.5
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    assert 80 < retry_after_seconds({"retry-after": later}) <= 90
+    assert retry_after_seconds({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert retry_after_seconds({"retry-after": "soon"}) == 0
+    assert retry_after_seconds({}) == 0
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+async def test_reasoning_is_read_from_the_field(field: str) -> None:
+    result = await complete_one(fixed(200, chat_completion("en", **{field: "Latin script."})))
+    assert (result.reasoning, result.text) == ("Latin script.", "en")
+    assert (result.prompt_tokens, result.completion_tokens) == (7, 3)
+
+
+async def test_reasoning_in_the_text_stays_there() -> None:
+    result = await complete_one(fixed(200, chat_completion("Latin.</think>en")))
+    assert (result.reasoning, result.text) == (None, "Latin.</think>en")
+
+
+async def test_a_reasoning_cut_by_length_has_no_text() -> None:
+    body = chat_completion(None, reasoning="Latin", finish_reason="length")
+    result = await complete_one(fixed(200, body))
+    assert (result.text, result.finish_reason) == ("", "length")
+
+
+async def test_a_content_filter_is_told() -> None:
+    with pytest.raises(RequestFailedError, match="content_filter"):
+        await complete_one(fixed(200, chat_completion("", finish_reason="content_filter")))
+
+
+async def test_the_request_says_what_sampling_asks_for() -> None:
+    bodies = []
+
+    async def answer(path: str, body: bytes) -> tuple[int, bytes]:
+        bodies.append(json.loads(body))
+        return 200, chat_completion("fine")
+
+    async with faulty_proxy(answer) as proxy:
+        engine = engine_at(proxy.url)
+        await engine.complete(
+            ask(
+                "hello", system="Be brief.", temperature=0.5, top_p=0.9, seed=4, max_tokens=9,
+                max_thinking_tokens=5, choices=("a", "b"), prefill="It is",
+            )
+        )  # fmt: skip
+        await engine.aclose()
+    (body,) = bodies
+    assert body["model"] == "m"
+    assert [turn["role"] for turn in body["messages"]] == ["system", "user", "assistant"]
+    assert (body["temperature"], body["top_p"], body["seed"]) == (0.5, 0.9, 4)
+    assert (body["max_tokens"], body["thinking_token_budget"]) == (9, 5)
+    assert body["structured_outputs"] == {"choice": ["a", "b"]}
+    assert body["continue_final_message"] is True
+
+
+async def test_concurrency_is_bounded() -> None:
+    async with faulty_proxy(echo()) as proxy:
+        engine = engine_at(proxy.url, max_concurrency=5)
+        async for _ in stream(engine, ((n, ask(f"text {n}")) for n in range(60))):
+            pass
+        await engine.aclose()
+    assert 1 < proxy.most_in_flight <= 5
+
+
+async def test_the_key_is_sent_and_never_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    caplog.set_level(logging.INFO)
+    async with faulty_proxy(fixed(401, b'{"error": {"message": "bad key"}}')) as proxy:
+        options = EngineOptions(model="m", server_url=proxy.url)
+        async with open_engine("server", options) as engine:
+            with pytest.raises(EngineError, match="OPENAI_API_KEY holds a key") as caught:
+                await engine.complete(ask("hello"))
+    assert "secret" not in caplog.text + str(caught.value)
+
+
+async def test_opening_says_what_is_wrong() -> None:
+    async def open_at(**options) -> None:
+        async with open_engine("server", EngineOptions(**options)):
+            pass
+
+    with pytest.raises(EngineError, match="needs --server_url"):
+        await open_at(model="m")
+    with pytest.raises(EngineError, match=r"no server answers at http://127.0.0.1:9"):
+        await open_at(model="m", server_url="http://127.0.0.1:9/v1")
+    async with faulty_proxy(echo()) as proxy:
+        with pytest.raises(EngineError, match="does not serve 'other'; it serves m"):
+            await open_at(model="other", server_url=proxy.url)
+        await open_at(model="m", server_url=proxy.url)
+
+
+async def test_a_server_that_is_gone_ends_the_run() -> None:
+    async with faulty_proxy(echo()) as proxy:
+        engine = engine_at(proxy.url, backoff=Backoff(attempts=2, first_seconds=0.01))
+        assert (await engine.complete(ask("hello"))).text == "hello #0"
+    with pytest.raises(EngineError, match="no server answers") as caught:
+        await engine.complete(ask("hello"))
+    assert not isinstance(caught.value, RequestFailedError)
+    await engine.aclose()
