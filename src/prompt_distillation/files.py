@@ -14,7 +14,6 @@ from prompt_distillation.errors import (
     PromptDistillationError,
 )
 
-
 DatasetPart = Literal["heldout", "records", "rejects", "manifest", "corrections"]
 
 

@@ -33,14 +33,12 @@ def run_cli(*argv):
 
 
 def config_of(module):
-    """The dataclass of a command: the one it defines itself."""
-    (config,) = [
+    """The dataclass of a command's flags."""
+    (config,) = {
         value
-        for value in vars(module).values()
-        if dataclasses.is_dataclass(value)
-        and value.__name__.endswith("Config")
-        and value.__module__ == module.__name__
-    ]
+        for name, value in vars(module).items()
+        if name.endswith("Config") and value.__module__.startswith("prompt_distillation.commands.")
+    }
     return config
 
 
