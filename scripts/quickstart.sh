@@ -93,5 +93,6 @@ printf '\n'
   "teacher, with prompt=$data/teacher.json" \
   "student before, no prompt=$data/student-before.json" \
   "student after, no prompt=$data/student-after.json"
-printf '\n%s\n' "${stages[@]}" "$(printf '%5d s  in all' "$SECONDS")"
+printf '\n'
+printf '%s\n' "${stages[@]}" "$(printf '%5d s  in all' "$SECONDS")"
 printf '\nTry it:  source %s/bin/activate && %s\n' "${VENV:-.venv}" "$next"

@@ -52,9 +52,10 @@ def main(argv: Sequence[str]) -> None:
         if not separator:
             raise ConfigError(f"{argument!r} is not NAME=RESULT.json")
         table.add_row(*row_of(name, read_result(Path(path)), path=Path(path)))
-    # A pipe has no width of its own, and a table cut at 80 columns is no table.
     console = Console()
-    console.print(table, width=None if console.is_terminal else 120)
+    if not console.is_terminal:
+        console.width = 120  # a pipe has no width of its own: rich would cut the table at 80
+    console.print(table)
 
 
 if __name__ == "__main__":
