@@ -17,7 +17,7 @@ SCRIPTED = f"""#!{sys.executable}
 import os, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from labelling.scripted import ScriptedEngine, answer
-from prompt_distillation.commands import create_data
+from prompt_distillation.commands import create_data, labelling_modes
 from prompt_distillation.commands.running import run_command
 
 def reply(request):
@@ -29,7 +29,7 @@ arguments = sys.argv[2:]
 if "--shard_index" in arguments:
     os.environ["OWN_SHARD"] = arguments[arguments.index("--shard_index") + 1]
 delay = float(os.environ.get("DELAY", "0"))
-create_data._open_teacher = lambda _: ScriptedEngine(reply, delay_seconds=delay).open()
+labelling_modes.open_teacher = lambda _: ScriptedEngine(reply, delay_seconds=delay).open()
 print("devices", os.environ.get("CUDA_VISIBLE_DEVICES"))
 sys.exit(run_command(create_data.main, arguments))
 """

@@ -1,22 +1,14 @@
 """Label inputs with the teacher: the command, its flags, and how they become a job."""
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prompt_distillation.checkpoints import ResolvedModel, resolve_model
-from prompt_distillation.commands.options import check_range, option, parse_options, resolved
-from prompt_distillation.engines.base import Engine, EngineKind, EngineOptions
+from prompt_distillation.commands.options import check_range, option, parse_options
+from prompt_distillation.engines.base import EngineKind
 from prompt_distillation.errors import ConfigError
-from prompt_distillation.inputs import Columns
-from prompt_distillation.labelling.job import Job
-from prompt_distillation.labelling.keys import Duplicates, Teacher
-from prompt_distillation.labelling.paths import Shard, dataset_paths
-from prompt_distillation.labelling.sources import Source
-from prompt_distillation.labelling.votes import Policy
-from prompt_distillation.task import load_task
+from prompt_distillation.labelling.keys import Duplicates
 
 DESCRIPTION = """\
 Label inputs with a thinking teacher under the task's prompt, and write a dataset to train a student
@@ -83,6 +75,15 @@ class CreateDataConfig:
     overwrite: bool = option(
         False, "replace a finished dataset of other settings; the journal is kept and used"
     )
+    dry_run: bool = option(
+        False, "show three prompts and estimate tokens, GPU-hours and money; write no dataset"
+    )
+    probe_samples: int = option(
+        32, "inputs a dry run labels for its estimate, kept in the journal; 0: load no teacher"
+    )
+    price_per_gpu_hour: float | None = option(None, "of one GPU, for the estimate")
+    price_per_million_input_tokens: float | None = option(None, "of a server, for the estimate")
+    price_per_million_output_tokens: float | None = option(None, "of a server, for the estimate")
     progress_seconds: float = option(10.0, "between lines of progress, where there is no terminal")
 
     def __post_init__(self) -> None:
@@ -98,6 +99,9 @@ class CreateDataConfig:
         check_range("gpu_memory_utilization", self.gpu_memory_utilization, low=0.01, high=1)
         check_range("held_out", self.held_out, low=0, high=0.99)
         check_range("shard_index", self.shard_index, low=0, high=self.num_shards - 1)
+        check_range("probe_samples", self.probe_samples, low=0)
+        for name in ("gpu_hour", "million_input_tokens", "million_output_tokens"):
+            check_range(f"price_per_{name}", vars(self)[f"price_per_{name}"], low=0)
         check_range("progress_seconds", self.progress_seconds, low=0.1)
         check_range("request_timeout_seconds", self.request_timeout_seconds, low=0.1)
         if self.num_votes > 1 and self.temperature == 0:
@@ -113,93 +117,7 @@ def main(argv: Sequence[str]) -> int | None:
     """Run the command."""
     config = parse_options(CreateDataConfig, argv, description=DESCRIPTION)
     # Only now: --help must not wait for rich, orjson and what they bring.
-    from rich.console import Console
+    from prompt_distillation.commands.labelling_modes import run_mode
 
-    from prompt_distillation.labelling.run import (
-        Reporting,
-        create_dataset,
-        label_one_shard,
-        merge_shards,
-    )
-    from prompt_distillation.labelling.summary import print_summary
-
-    job = job_of(config)
-    if config.engine != "server" and not config.merge:
-        # Reading a million inputs takes longer than seeing that there is no such model.
-        resolve_model(config.model_name)
-    reporting = Reporting(interval_seconds=config.progress_seconds, config=resolved(config))
-    if config.merge:
-        counts = merge_shards(job, overwrite=config.overwrite, reporting=reporting)
-    elif config.num_shards > 1:
-        label_one_shard(
-            job, lambda: _open_teacher(config), overwrite=config.overwrite, reporting=reporting
-        )
-        return None
-    else:
-        counts = create_dataset(
-            job, lambda: _open_teacher(config), overwrite=config.overwrite, reporting=reporting
-        )
-    if counts is not None:
-        print_summary(counts, Console())
+    run_mode(config)
     return None
-
-
-def job_of(config: CreateDataConfig) -> Job:
-    """The job that the flags describe.
-
-    Raises:
-        ConfigError, TaskError: a flag or the task folder is not right.
-    """
-    return Job(
-        task=load_task(config.task),
-        source=Source(
-            path=config.input_file,
-            columns=Columns(
-                text=config.text_field, gold=config.label_field, group=config.group_field
-            ),
-            max_samples=config.max_samples,
-        ),
-        teacher=Teacher(
-            model=config.model_name,
-            revision=config.revision,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            max_tokens=config.max_tokens,
-            max_thinking_tokens=config.max_thinking_tokens,
-            seed=config.seed,
-        ),
-        paths=dataset_paths(config.output_file),
-        policy=Policy(
-            thinking=config.thinking,
-            max_retries=config.max_retries,
-            num_votes=config.num_votes,
-            min_agreement=config.min_agreement,
-        ),
-        held_out=config.held_out,
-        duplicates=config.duplicates,
-        shard=Shard(index=config.shard_index, count=config.num_shards),
-    )
-
-
-def _open_teacher(config: CreateDataConfig) -> AbstractAsyncContextManager[Engine]:
-    from prompt_distillation.engines import open_engine
-
-    served = ResolvedModel(base=config.model_name)
-    model = served if config.engine == "server" else resolve_model(config.model_name)
-    return open_engine(
-        config.engine,
-        EngineOptions(
-            model=model.base,
-            adapter=model.adapter,
-            revision=config.revision,
-            dtype=config.dtype,
-            tensor_parallel_size=config.tensor_parallel_size,
-            max_model_len=config.max_model_len,
-            gpu_memory_utilization=config.gpu_memory_utilization,
-            max_concurrency=config.max_concurrency,
-            server_url=config.server_url,
-            request_timeout_seconds=config.request_timeout_seconds,
-            seed=config.seed,
-            trust_remote_code=config.trust_remote_code,
-        ),
-    )

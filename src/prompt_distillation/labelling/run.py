@@ -152,6 +152,13 @@ def _prepare(job: Job) -> tuple[Census, Corrections, dict[str, object]]:
 
 
 @contextlib.contextmanager
+def open_for_probe(job: Job) -> Iterator[Journal]:
+    """The journal as the run itself would have it, so that a probe is paid for only once."""
+    with _sole_owner(job, job.shard), _open_journal(job, writable=True) as journal:
+        yield journal
+
+
+@contextlib.contextmanager
 def _sole_owner(job: Job, shard: Shard) -> Iterator[None]:
     """Hold the lock of ``shard``, sure that nobody works on the same inputs cut in another way."""
     with hold_lock(job.paths.lock(shard)):
