@@ -11,6 +11,8 @@ COMMANDS = {
     "create-data": ("create_data", "label inputs with the teacher"),
     "train": ("train", "fine-tune the student on the labels"),
     "evaluate": ("evaluate", "measure a model on held-out inputs"),
+    "compare": ("compare", "measure teacher and student side by side, and what it saves"),
+    "report": ("report", "show what was measured: an HTML page, pictures, W&B, a model card"),
     "doctor": ("doctor", "say what this machine has and which recipe fits"),
 }
 

@@ -44,6 +44,10 @@ class TokenScorer(Protocol):
 
         Returns:
             A row per prompt, aligned with ``token_ids``.
+
+        Raises:
+            RequestFailedError: one of the prompts cannot be scored.
+            EngineError: the engine is gone.
         """
 
 

@@ -11,10 +11,10 @@ from prompt_distillation.engines import (
     Sampling,
     stream,
 )
-from prompt_distillation.engines.scoring import LabelScorer
+from prompt_distillation.engines.scoring import LabelScorer, LabelScores
 from prompt_distillation.evaluation.schema import Prediction
 from prompt_distillation.evaluation.selection import TestItem
-from prompt_distillation.task import Answer, RejectReason, Task
+from prompt_distillation.task import Answer, ChatMessage, RejectReason, Task
 
 THINKING_MAX_TOKENS = 4096
 PROMPTED_MAX_TOKENS = 512
@@ -103,7 +103,11 @@ async def predict_by_score(
             task.conversation(item.input.text, history=item.input.history, with_prompt=with_prompt)
             for item in batch
         ]
-        for item, scores in zip(batch, await scorer.score(conversations), strict=True):
+        outcomes = await _score(scorer, conversations)
+        for item, scores in zip(batch, outcomes, strict=True):
+            if isinstance(scores, RequestFailedError):
+                yield judge(item, scores, task=task, thinking=False)
+                continue
             best = max(scores.probabilities, key=lambda label: scores.probabilities[label])
             yield replace(
                 prediction_of(item, Answer(text=best), task=task),
@@ -112,6 +116,18 @@ async def predict_by_score(
                 completion_tokens=0,
                 seconds=scores.seconds,
             )
+
+
+async def _score(
+    scorer: LabelScorer, conversations: Sequence[Sequence[ChatMessage]]
+) -> Sequence[LabelScores | RequestFailedError]:
+    """Score a batch; if one of its conversations cannot be scored, each alone, to find which."""
+    try:
+        return await scorer.score(conversations)
+    except RequestFailedError as error:
+        if len(conversations) == 1:
+            return [error]
+        return [(await _score(scorer, [turns]))[0] for turns in conversations]
 
 
 def judge(

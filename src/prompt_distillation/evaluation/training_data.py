@@ -41,7 +41,6 @@ class TrainingData:
         keys: `conversation_key` of each training row.
         groups: groups of which a member was trained on, where the records tell.
         teacher: `conversation_key` -> what the teacher said, held-out inputs included.
-        files: what was read.
     """
 
     path: Path
@@ -52,7 +51,6 @@ class TrainingData:
     held_out_share: float
     held_out_seed: int
     teacher: Mapping[str, TeacherRecord]
-    files: tuple[Path, ...]
 
 
 def conversation_key(item: Input) -> str:
@@ -86,7 +84,6 @@ def read_training_data(path: Path) -> TrainingData:
         held_out_share=share,
         held_out_seed=seed,
         teacher=teacher,
-        files=tuple(file for file in (path, heldout, records, manifest) if file.is_file()),
     )
 
 

@@ -18,7 +18,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     concurrency = comparison.cells[0].loaded.concurrency
     lines = [HEADER.format(concurrency=f"{concurrency} in flight"), RULE]
     lines += [_row(cell) for cell in comparison.cells]
-    lines += ["", _speed_line(comparison)] if _speed_line(comparison) else []
+    lines += ["", speed_line(comparison)] if speed_line(comparison) else []
     if any(cell.cost for cell in comparison.cells):
         lines += ["", *_cost_lines(comparison)]
     return "\n".join(lines) + "\n"
@@ -47,7 +47,8 @@ def milliseconds(seconds: float | None) -> str:
     )
 
 
-def _speed_line(comparison: Comparison) -> str:
+def speed_line(comparison: Comparison) -> str:
+    """The student against the teacher in one sentence; empty unless both were measured."""
     teacher, student = comparison.cell("teacher"), comparison.cell("student")
     if teacher is None or student is None:
         return ""

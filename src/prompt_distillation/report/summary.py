@@ -33,7 +33,7 @@ def print_summary(console: Console, result: Result, *, output_file: Path) -> Non
 
 
 def _model_lines(result: Result) -> list[str]:
-    lines = [f"Model: {result.base_model}"]
+    lines = [f"{'Model' if result.usage else 'Predictions'}: {result.base_model}"]
     if result.adapter:
         lines.append(f"Adapter: {result.adapter}")
     if result.with_prompt or result.thinking:

@@ -1,0 +1,63 @@
+"""`scripts/report.py` as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / script, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "80"},
+        check=False,
+    )
+
+
+def test_from_predictions_to_a_page(tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_text("Hallo\nBonjour\n<script>x</script>\n")
+    (tmp_path / "truth.txt").write_text("de\nfr\not\n")
+    (tmp_path / "predictions.txt").write_text("de\nen\not\n")
+    evaluated = run(
+        "evaluate.py", "--test_file", tmp_path / "test.txt", "--split", "all",
+        "--ground_truth_file", tmp_path / "truth.txt",
+        "--train_data_file", tmp_path / "none.jsonl",
+        "--predictions_file", tmp_path / "predictions.txt",
+        "--output_file", tmp_path / "result.json",
+    )  # fmt: skip
+    assert evaluated.returncode == 0, evaluated.stderr
+    arguments = [
+        "--result_file", tmp_path / "result.json", "--output_file", tmp_path / "report.html",
+        "--plots_dir", tmp_path / "plots", "--model_path", tmp_path,
+    ]  # fmt: skip
+
+    done = run("scripts/report.py", *arguments, "--model_card")
+
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert "66.7% (95% CI" in page
+    assert "<script>x" not in page
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 4
+    assert "model-index" in (tmp_path / "README.md").read_text()
+
+    again = run("scripts/report.py", *arguments)
+
+    assert again.returncode == 2
+    assert "already exists" in again.stderr
+
+
+def test_a_missing_result_is_one_line(tmp_path: Path) -> None:
+    done = run(
+        "scripts/report.py", "--result_file", tmp_path / "none.json",
+        "--output_file", tmp_path / "r.html", "--plots_dir", tmp_path / "plots",
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "no such file" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,101 @@
+"""Label scores against a brute-force walk through the model."""
+
+import math
+
+import pytest
+
+from prompt_distillation.engines import EngineOptions, RequestFailedError
+from prompt_distillation.engines.scoring import LabelScorer, open_label_scorer
+from prompt_distillation.errors import EngineError, TaskError
+
+LABELS = ["fr", "fra", "de", "du", "zh"]  # one token a byte: they divide after "", "f..r", "d"
+
+
+def turns(text: str):
+    return ({"role": "user", "content": text},)
+
+
+def brute_force(folder, text: str) -> dict[str, float]:
+    """Each label's probability under decoding that may write nothing but a label."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer.apply_chat_template(
+        list(turns(text)), add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    ways = {
+        label: [*tokenizer.encode(label, add_special_tokens=False), tokenizer.eos_token_id]
+        for label in LABELS
+    }
+    found = {}
+    for label, way in ways.items():
+        logarithm = 0.0
+        for depth, token in enumerate(way):
+            with torch.inference_mode():
+                logits = model(torch.tensor([[*prompt, *way[:depth]]])).logits[0, -1].float()
+            allowed = sorted({o[depth] for o in ways.values() if o[:depth] == way[:depth]})
+            shares = logits[allowed].log_softmax(dim=-1)
+            logarithm += float(shares[allowed.index(token)])
+        found[label] = math.exp(logarithm)
+    return found
+
+
+async def test_scores_are_those_of_constrained_decoding(tiny_models) -> None:
+    options = EngineOptions(model=str(tiny_models.student))
+    texts = ["Bonjour", "Guten Tag, wie geht es dir heute?", "你好"]
+
+    async with open_label_scorer("transformers", options, LABELS) as scorer:
+        scores = await scorer.score([turns(text) for text in texts])
+
+    for text, score in zip(texts, scores, strict=True):
+        assert score.probabilities == pytest.approx(
+            brute_force(tiny_models.student, text), abs=1e-4
+        )
+        assert sum(score.probabilities.values()) == pytest.approx(1)
+        assert score.passes == 3
+    assert scores[0].probabilities != pytest.approx(scores[1].probabilities, abs=1e-3)
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+async def test_vllm_gives_the_same_scores(tiny_models) -> None:
+    options = EngineOptions(model=str(tiny_models.student), max_model_len=512)
+
+    async with open_label_scorer("vllm", options, LABELS) as scorer:
+        (score,) = await scorer.score([turns("Bonjour")])
+
+    assert score.probabilities == pytest.approx(
+        brute_force(tiny_models.student, "Bonjour"), abs=0.02
+    )
+
+
+async def test_a_server_cannot_score() -> None:
+    options = EngineOptions(model="m", server_url="http://localhost:1/v1")
+
+    with pytest.raises(EngineError, match="cannot be scored over a server"):
+        async with open_label_scorer("server", options, LABELS):
+            pass
+
+
+async def test_a_prompt_that_is_too_long_is_one_failed_request(tiny_models) -> None:
+    options = EngineOptions(model=str(tiny_models.student), max_model_len=64)
+
+    async with open_label_scorer("transformers", options, LABELS) as scorer:
+        with pytest.raises(RequestFailedError, match="limit is 64"):
+            await scorer.score([turns("short"), turns("long " * 50)])
+
+
+def test_labels_of_the_same_tokens_are_refused() -> None:
+    class Engine:
+        name, concurrency = "none", 1
+
+    class Tokenizer:
+        chat_template, eos_token_id = "x", 0
+
+        def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+            return [len(text)]
+
+    with pytest.raises(TaskError, match="same tokens"):
+        LabelScorer(Engine(), Tokenizer(), ["fr", "de", "one"], model="m")

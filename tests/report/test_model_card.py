@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prompt_distillation.errors import ModelError
+from prompt_distillation.report.model_card import update_model_card
+
+CARD = """---
+base_model: Qwen/Qwen3-4B
+library_name: peft
+tags:
+- lora
+---
+
+# My adapter
+
+Words of its owner.
+"""
+
+
+def head_of(path: Path) -> dict:
+    return yaml.safe_load(path.read_text().split("---")[1])
+
+
+def test_metrics_that_the_hub_reads(make_result, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(CARD)
+
+    path = update_model_card(tmp_path, make_result(20, wrong=[0], teacher_wrong=[1]))
+
+    head = head_of(path)
+    assert head["base_model"] == "Qwen/Qwen3-4B"
+    assert head["tags"] == ["lora"]
+    (entry,) = head["model-index"][0]["results"]
+    assert entry["task"] == {"type": "text-classification", "name": "language"}
+    assert {m["type"]: m["value"] for m in entry["metrics"]}["accuracy"] == 0.95
+    text = path.read_text()
+    assert "Words of its owner." in text
+    assert "| this model against gold | 95.0% (95% CI" in text
+
+
+def test_a_second_evaluation_replaces_the_first(make_result, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(CARD)
+
+    update_model_card(tmp_path, make_result(20, wrong=[0]))
+    path = update_model_card(tmp_path, make_result(20))
+
+    assert path.read_text().count("## Evaluation") == 1
+    metrics = head_of(path)["model-index"][0]["results"][0]["metrics"]
+    assert {m["type"]: m["value"] for m in metrics}["accuracy"] == 1.0
+
+
+def test_a_folder_without_a_card_gets_one_and_no_folder_is_an_error(
+    make_result, tmp_path: Path
+) -> None:
+    assert update_model_card(tmp_path, make_result(5)).is_file()
+    with pytest.raises(ModelError, match="no model at"):
+        update_model_card(tmp_path / "none", make_result(5))
