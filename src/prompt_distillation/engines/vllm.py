@@ -87,9 +87,17 @@ class VllmEngine:
         self, prompts: Sequence[list[int]], token_ids: Sequence[int]
     ) -> list[list[float]]:
         """See `engines.scoring.TokenScorer`."""
-        return await asyncio.gather(
-            *(self._next_token_logprobs(prompt, token_ids) for prompt in prompts)
-        )
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        try:
+            return await asyncio.gather(
+                *(self._next_token_logprobs(prompt, token_ids) for prompt in prompts)
+            )
+        except EngineDeadError as error:
+            raise EngineError("vLLM stopped; its own message stands above") from error
+        except (VLLMClientError, EngineGenerateError, ValueError) as error:
+            raise RequestFailedError(f"vLLM refused: {error.__cause__ or error}") from error
 
     async def _next_token_logprobs(
         self, prompt: list[int], token_ids: Sequence[int]
