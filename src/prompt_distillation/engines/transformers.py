@@ -89,6 +89,11 @@ class TransformersEngine:
         self, prompts: Sequence[list[int]], token_ids: Sequence[int]
     ) -> list[list[float]]:
         """See `engines.scoring.TokenScorer`; not while requests are in flight."""
+        longest = max(map(len, prompts))
+        if longest > self._max_length:
+            raise RequestFailedError(
+                f"the prompt has {longest} tokens, and the limit is {self._max_length}"
+            )
         rows: list[list[float]] = []
         for start in range(0, len(prompts), self._batch_size):
             batch = prompts[start : start + self._batch_size]
