@@ -7,6 +7,7 @@ file both stand beside it, in ``NAME.gold.jsonl``: one object a line, ``{"label"
 
 import hashlib
 import logging
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 32_768
 """Longest input taken. A longer one is nearly always two files glued together, or binary."""
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 
@@ -176,9 +179,9 @@ def _input_of_row(row: Mapping[str, Any], *, index: int, where: str, columns: Co
             f"{where}: {len(text):,} characters, at most {MAX_CHARACTERS:,} are taken; "
             "split or shorten the text"
         )
-    if lone := next((char for char in text if "\ud800" <= char <= "\udfff"), None):
+    if lone := _HALF_CHARACTER.search(text):
         # JSON can escape half of a character; neither a file nor a tokenizer can hold it.
-        raise InputError(f"{where}: half a character, {lone!r}; the text was cut inside an emoji")
+        raise InputError(f"{where}: half a character, {lone[0]!r}: cut inside an emoji; mend it")
     group = row.get(columns.group)
     return Input(
         index=index,

@@ -164,6 +164,8 @@ class Ballots:
         agreement that is wanted.
         """
         left = self._policy.num_votes - cast
+        if left == 0:
+            return 0
         (_, first), (_, second) = (*counts.most_common(2), ("", 0), ("", 0))[:2]
         wanted = self._policy.min_agreement * self._policy.num_votes - _ROUNDING
         for more in range(left):
@@ -196,11 +198,11 @@ class Ballots:
         return steps
 
     def _verdict(self, drawn: list[_Vote], counts: Counter[str]) -> Verdict:
-        agreement, reason, chosen = 0.0, None, drawn[0]
-        answer: str | None = None
-        if counts:
-            # most_common keeps the order of first votes among equals.
-            answer, leading = counts.most_common(1)[0]
+        # most_common keeps the order of first votes among equals.
+        ranked = counts.most_common()
+        answer, reason, agreement, chosen = None, None, 0.0, drawn[0]
+        if ranked:
+            answer, leading = ranked[0]
             agreement = leading / len(drawn)
             chosen = next(vote for vote in drawn if vote.answer.text == answer)
             if agreement < self._policy.min_agreement - _ROUNDING:
@@ -210,7 +212,7 @@ class Ballots:
         return Verdict(
             answer=answer,
             reject_reason=reason,
-            votes=dict(counts.most_common()),
+            votes=dict(ranked),
             cast=len(drawn),
             agreement=agreement,
             reasoning=chosen.answer.reasoning,
