@@ -52,7 +52,8 @@ class FaultyProxy:
                     await self._one(method, path, body, writer)
                 finally:
                     self.in_flight -= 1
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            # The client has gone, the fault is to go, or the test is over.
             pass
         finally:
             writer.close()

@@ -105,8 +105,7 @@ class TransformersEngine:
         self._closing = True
         self._wake.set()
         await self._runner
-        for job in self._pending:
-            job.done.cancel()
+        _fail(self._pending, EngineError("the transformers engine was closed"))
         self._pending.clear()
 
     async def _run(self) -> None:
@@ -128,8 +127,8 @@ class TransformersEngine:
                 logger.debug("a batch of %d failed", len(batch), exc_info=True)
                 _fail(batch, EngineError(f"generation failed: {type(error).__name__}: {error}"))
             else:
-                for job in batch:  # dropped on closing
-                    job.done.cancel()
+                # Only closing leaves some of a batch unfinished.
+                _fail(batch, EngineError("the transformers engine was closed"))
 
     def _take_batch(self) -> list[_Job]:
         """The oldest request and those nearest to it in length, so as to pad little."""
