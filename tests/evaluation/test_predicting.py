@@ -4,7 +4,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from prompt_distillation.engines import Completion, Request, RequestFailedError, Sampling
-from prompt_distillation.evaluation.predicting import Asking, default_max_tokens, predict
+from prompt_distillation.engines.scoring import LabelScores
+from prompt_distillation.evaluation.predicting import (
+    Asking,
+    default_max_tokens,
+    predict,
+    predict_by_score,
+)
 
 
 @dataclass
@@ -75,3 +81,32 @@ def test_room_for_an_answer_fits_how_the_model_is_asked(language_task) -> None:
     assert room(with_prompt=True, thinking=True) == 4096
     assert room(with_prompt=False, thinking=False) == 16
     assert 16 < room(with_prompt=True, thinking=False) < 4096
+
+
+class Scorer:
+    """Says "fr", and cannot score a text of more than ten characters."""
+
+    name, concurrency = "scorer", 2
+
+    async def score(self, conversations):
+        if any(len(turns[-1]["content"]) > 10 for turns in conversations):
+            raise RequestFailedError("too long")
+        return [
+            LabelScores(
+                probabilities={"fr": 0.7, "de": 0.3}, prompt_tokens=9, passes=1, seconds=0.1
+            )
+            for _ in conversations
+        ]
+
+
+async def test_the_likeliest_label_is_the_prediction(language_task, make_item) -> None:
+    texts = ["one", "a text that is too long", "three"]
+    items = [make_item(index, text=text) for index, text in enumerate(texts)]
+
+    got = [
+        p async for p in predict_by_score(Scorer(), items, task=language_task, with_prompt=False)
+    ]
+
+    assert [p.predicted for p in got] == ["fr", None, "fr"]
+    assert got[0].label_probabilities == {"fr": 0.7, "de": 0.3}
+    assert got[1].reject_reason == "engine_error"

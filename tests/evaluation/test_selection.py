@@ -101,3 +101,44 @@ def test_an_empty_split_says_what_to_do(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="--split all"):
         select(INPUTS, training, split="held_out", max_samples=None, truth=None)
+
+
+def record(item: Input, **changes: object) -> str:
+    row = {
+        "index": item.index, "text": item.text, "history": [], "group": item.group,
+        "gold": item.gold, "held_out": False, "answer": "en", "teacher_answer": "en",
+        "prompt_tokens": 2000, "completion_tokens": 90,
+    }  # fmt: skip
+    return json.dumps(row | changes) + "\n"
+
+
+def test_the_teacher_is_what_it_said_itself(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path, INPUTS[:3], share=0.0)
+    corrected = record(INPUTS[0], answer="en", teacher_answer="de")
+    rejected = record(INPUTS[1], answer=None, teacher_answer=None)
+    held_out = record(INPUTS[3], held_out=True)
+    path.with_name("lang.records.jsonl").write_text(corrected + rejected + held_out)
+
+    training = read_training_data(path)
+    selection = select(INPUTS[:6], training, split="all", max_samples=None, truth="teacher")
+
+    assert [item.truth for item in selection.items] == ["de", None, "en", "en", None, None]
+    assert [item.teacher is not None for item in selection.items] == [True] * 4 + [False] * 2
+    assert training.groups == {INPUTS[0].group}
+
+
+@pytest.mark.parametrize("content", ['{"text": "x"}\n', "[]\n", "{nonsense\n"])
+def test_damaged_records_are_named(tmp_path: Path, content: str) -> None:
+    path = write_dataset(tmp_path, INPUTS[:3], share=0.0)
+    path.with_name("lang.records.jsonl").write_text(content)
+
+    with pytest.raises(InputError, match=r"lang\.records\.jsonl, line 1"):
+        read_training_data(path)
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path, INPUTS[:3])
+    path.with_name("lang.manifest.json").write_text('{"held_out": 0.1}')
+
+    with pytest.raises(InputError, match=r"lang\.manifest\.json.*share"):
+        read_training_data(path)
