@@ -62,8 +62,11 @@ class Labeller:
         if first is None:
             return
         async with open_teacher() as engine:
-            self._progress.start()
             await self._drain(engine, itertools.chain([first], work))
+
+    async def label_with(self, engine: Engine, inputs: Iterable[Input]) -> None:
+        """As `label`, with a teacher that is loaded already."""
+        await self._drain(engine, self._unfinished(inputs))
 
     def _unfinished(self, inputs: Iterable[Input]) -> Iterator[Work]:
         """The inputs that need the teacher; duplicates of one another only once."""
@@ -81,6 +84,7 @@ class Labeller:
 
     async def _drain(self, engine: Engine, work: Iterator[Work]) -> None:
         slots = asyncio.Semaphore(engine.concurrency)
+        self._progress.start()
 
         async def serve() -> None:
             for item, key in work:

@@ -39,7 +39,7 @@ def summary_lines(counts: Counts) -> list[str]:
         f"{counts.completion_tokens:,}"
     )
     if counts.gold:
-        lines.append(_accuracy_line(counts))
+        lines.append(f"accuracy    {accuracy_line(counts)}")
     if counts.rejected > counts.inputs / 2:
         lines.append(
             "most inputs got no label: read NAME.rejects.jsonl beside the dataset; where answers "
@@ -48,12 +48,13 @@ def summary_lines(counts: Counts) -> list[str]:
     return lines
 
 
-def _accuracy_line(counts: Counts) -> str:
+def accuracy_line(counts: Counts) -> str:
+    """The teacher against gold, with n and a 95 % interval."""
     from scipy.stats import binomtest
 
     # Wilson's score interval (1927): right for shares near 1, where the normal one is not.
     interval = binomtest(counts.gold_correct, counts.gold).proportion_ci(method="wilson")
     return (
-        f"accuracy    {counts.gold_correct / counts.gold:.2%} of gold (n = {counts.gold:,}, 95 % "
+        f"{counts.gold_correct / counts.gold:.2%} of gold (n = {counts.gold:,}, 95 % "
         f"interval {interval.low:.2%} to {interval.high:.2%})"
     )

@@ -1,0 +1,130 @@
+"""Labelling against the bare engine, and against one request at a time, in one process.
+
+    python benchmarks/labelling_throughput.py                  # the example teacher, 2,101 inputs
+    python benchmarks/labelling_throughput.py --max_samples 200 --one_at_a_time 5    # a quick look
+
+One engine, the same prompts and sampling for all: (bare) every prompt given to vLLM at once,
+encoded before and not decoded after; (ours) the same inputs through labelling: rendering, journal
+and parsing included; (one at a time) a loop that waits for each answer. Bare and ours alternate,
+each with seeds of its own, and the best of each counts: the first of all also fills the prefix
+cache. The last line says what the cache saves.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from prompt_distillation.commands.create_data import CreateDataConfig
+from prompt_distillation.commands.labelling_modes import job_of, open_teacher
+from prompt_distillation.engines.base import Engine, Request, Sampling
+from prompt_distillation.engines.vllm import VllmEngine, _sampling_params
+from prompt_distillation.labelling.job import Job
+from prompt_distillation.labelling.journal import open_journal
+from prompt_distillation.labelling.labeller import Labeller
+from prompt_distillation.labelling.paths import dataset_paths
+from prompt_distillation.labelling.progress import Progress
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model_name", default="example-models/teacher")
+    parser.add_argument("--max_tokens", type=int, default=256)
+    parser.add_argument("--max_samples", type=int, default=2101)
+    parser.add_argument("--one_at_a_time", type=int, default=40, help="inputs of the slow loop")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = vars(parser.parse_args())
+    slow_inputs, rounds = arguments.pop("one_at_a_time"), arguments.pop("rounds")
+    with tempfile.TemporaryDirectory() as folder:
+        config = CreateDataConfig(
+            output_file=Path(folder) / "out.jsonl", max_retries=0, **arguments
+        )
+        asyncio.run(measure(config, slow_inputs, rounds))
+
+
+async def measure(config: CreateDataConfig, slow_inputs: int, rounds: int) -> None:
+    """Run the three ways on one engine."""
+    job = job_of(config)
+    async with open_teacher(config) as engine:
+        assert isinstance(engine, VllmEngine), "the bare engine of this comparison is vLLM"
+        await run_bare(engine, requests_of(job, seed=10_000)[:64])
+        bare, ours = [], []
+        for number in range(rounds):
+            requests = requests_of(job, seed=number)
+            bare.append(len(requests) / await run_bare(engine, requests))
+            ours.append(len(requests) / await run_ours(engine, job, number))
+        slow = requests_of(job, seed=20_000)[:slow_inputs]
+        started = time.perf_counter()
+        completions = [await engine.complete(request) for request in slow]
+        one = len(slow) / (time.perf_counter() - started)
+    n, best = len(slow), max(ours)
+    total = sum(completion.prompt_tokens for completion in completions)
+    cached = sum(completion.cached_tokens or 0 for completion in completions)
+    print(f"inputs a round              {len(requests):,}; best of {rounds} rounds")
+    print(f"bare vLLM, all at once      {max(bare):8.1f} inputs/s")
+    print(f"labelling                   {best:8.1f} inputs/s, {best / max(bare):.3f} of bare")
+    print(f"one at a time (n = {n:,})      {one:8.2f} inputs/s, labelling {best / one:.1f} times")
+    print(f"prompt tokens an input      {total / n:,.0f}, not cached {(total - cached) / n:,.0f}")
+
+
+def requests_of(job: Job, *, seed: int) -> list[Request]:
+    """The first requests of every input, with seeds of this round."""
+    teacher = job.teacher
+    return [
+        Request(
+            messages=job.task.conversation(item.text, with_prompt=True),
+            sampling=Sampling(
+                temperature=teacher.temperature,
+                top_p=teacher.top_p,
+                max_tokens=teacher.max_tokens,
+                seed=seed * 100_000 + item.index,
+            ),
+        )
+        for item in job.source.read()
+    ]
+
+
+async def run_bare(engine: VllmEngine, requests: Sequence[Request]) -> float:
+    """Everything at once into vLLM itself, nothing of ours around it; returns seconds.
+
+    The prompts are token ids before the clock starts, and the output stays token ids after it
+    stops: what rendering, encoding and decoding cost is ours to pay in the comparison.
+    """
+    prompts = [engine._encoder.encode(request) for request in requests]
+
+    async def complete(number: int) -> None:
+        async for _ in engine._llm.generate(
+            {"prompt_token_ids": prompts[number]},
+            _sampling_params(requests[number].sampling),
+            request_id=f"bare-{requests[number].sampling.seed}-{number}",
+        ):
+            pass
+
+    started = time.perf_counter()
+    await asyncio.gather(*(complete(number) for number in range(len(requests))))
+    return time.perf_counter() - started
+
+
+async def run_ours(engine: Engine, job: Job, number: int) -> float:
+    """The labelling of all inputs into a new journal; returns seconds."""
+    paths = dataset_paths(job.paths.dataset.with_name(f"round-{number}.jsonl"))
+    identity = job.teacher.identity(job.task) | {"round": number}
+    started = time.perf_counter()
+    with open_journal(identity, writable=paths.journal(job.shard), others=[]) as journal:
+        labeller = Labeller(
+            task=job.task,
+            teacher=job.teacher,
+            ballots=job.ballots(),
+            keys=job.keys(identity),
+            journal=journal,
+            progress=Progress(0, interval_seconds=60.0),
+        )
+        await labeller.label_with(engine, job.source.read())
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
