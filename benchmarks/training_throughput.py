@@ -28,7 +28,8 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from prompt_distillation.commands.train import TrainConfig, run_settings
+from prompt_distillation.commands.train import TrainConfig
+from prompt_distillation.commands.train_settings import run_settings
 from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
 from prompt_distillation.training.rows import ChatRow, read_chat_rows
 from prompt_distillation.training.run import train

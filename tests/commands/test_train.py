@@ -11,7 +11,8 @@ import pytest
 from safetensors.torch import load_file
 from training.tiny_student import save_student, write_rows
 
-from prompt_distillation.commands.train import TrainConfig, held_out_file, main, sft_values
+from prompt_distillation.commands.train import TrainConfig, main
+from prompt_distillation.commands.train_settings import held_out_file, sft_values
 from prompt_distillation.errors import (
     ConfigError,
     InputError,
@@ -76,6 +77,7 @@ def test_a_run_leaves_adapter_tokenizer_manifest_and_losses(tmp_path, train_file
     before, after = manifest["result"]["held_out_loss"]
     assert after < before
 
+    assert len(list((output_dir / "plots").glob("*.png"))) == 7
     with (output_dir / "loss.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [0, 1, 2, 3, 4]
@@ -155,6 +157,7 @@ def test_without_a_login_wandb_records_offline_and_says_how_to_sync(tmp_path, tr
         (["--learnign_rate=1"], ConfigError, "unknown flag or key 'learnign_rate'.*learning_rate"),
         (["--optimm=adamw_torch"], ConfigError, "did you mean 'optim'"),
         (["--optim=adamx"], ConfigError, "--optim is 'adamx'"),
+        (["--optim=adamw_8bit"], ConfigError, "needs the package bitsandbytes"),
         (["--eval_steps=often"], ConfigError, "--eval_steps is 'often'; SFTConfig takes float"),
         (["--completion_only_loss=false"], ConfigError, "the loss is on the answer only"),
         (["--use_cpu=false"], ConfigError, "there is no GPU here"),
@@ -232,3 +235,30 @@ def test_held_out_rows_stand_beside_the_training_file(tmp_path, train_file):
     assert held_out_file(TrainConfig(train_file=train_file, eval_file="none")) is None
     (tmp_path / "rows.heldout.jsonl").unlink()
     assert held_out_file(config) is None
+
+
+def test_held_out_accuracy_keeps_the_best_checkpoint(tmp_path, train_file, student, capsys):
+    output_dir = tmp_path / "run"
+    options = ("--metric_for_best_model=eval_accuracy", "--early_stopping_patience=2")
+    more = ("--num_train_epochs=6", "--learning_rate=1e-9", "--held_out_answers=12")
+    main(flags(train_file, student, output_dir, *options, *more))
+    accuracies = [
+        entry["eval_accuracy"] for entry in history(output_dir) if "eval_accuracy" in entry
+    ]
+    assert set(accuracies) == {0.0}
+    # Nothing improves at this learning rate: training stops long before its 24 steps.
+    assert max(losses(output_dir)) < 12
+    assert "held-out accuracy by generation 0.0% before" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="need held-out rows"):
+        main(flags(train_file, student, tmp_path / "other", *options, "--eval_file=none"))
+
+
+def test_a_dry_run_counts_and_proposes_and_writes_nothing(tmp_path, train_file, student, capsys):
+    output_dir = tmp_path / "run"
+    asked = flags(train_file, student, output_dir, "--dry_run")
+    assert main(asked) == 0
+    printed = capsys.readouterr().out
+    assert "64 rows" in printed
+    assert "4 optimizer steps of 16 rows x 1 pass(es)" in printed
+    assert "fits a device with 80 GiB" in printed
+    assert not output_dir.exists()

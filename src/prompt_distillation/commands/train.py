@@ -3,23 +3,27 @@
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from prompt_distillation.checkpoints import check_model
 from prompt_distillation.commands.options import (
     check_range,
     option,
     parse_options_with_extra,
-    resolved,
 )
-from prompt_distillation.errors import ConfigError, InputError
-from prompt_distillation.files import sibling
+from prompt_distillation.commands.train_settings import (
+    held_out_file,
+    require_file,
+    run_settings,
+)
+from prompt_distillation.errors import ConfigError
 
 if TYPE_CHECKING:
-    from prompt_distillation.training.run import RunResult, RunSettings
+    from prompt_distillation.training.manifest import RunResult
+    from prompt_distillation.training.run import RunSettings
 
 DESCRIPTION = """\
 Fine-tune the student on the dataset that create_data.py wrote: loss on the answers only.
@@ -75,13 +79,23 @@ class TrainConfig:
     )
     run_name: str | None = option(None, "name of the run in the tracker")
     resume_from_checkpoint: str = option("auto", "auto (newest of this run), none, or a folder")
+    held_out_answers: int = option(
+        64, "held-out rows answered by generation at each look, for eval_accuracy; 0: none"
+    )
+    early_stopping_patience: int | None = option(
+        None, "looks without a better metric_for_best_model before training stops; none: never"
+    )
     seed: int = option(0, "of adapter initialisation and row order")
     overwrite: bool = option(False, "replace a finished run in --output_dir")
+    dry_run: bool = option(False, "count memory and steps without training, and propose flags")
+    device_memory_gib: float | None = option(
+        None, "card that --dry_run compares with, GiB; none: this machine's, or 80"
+    )
 
     def __post_init__(self) -> None:
         for name in (
             "lora_rank", "lora_alpha", "lora_expert_rank", "per_device_train_batch_size",
-            "gradient_accumulation_steps",
+            "gradient_accumulation_steps", "early_stopping_patience",
         ):  # fmt: skip
             check_range(name, getattr(self, name), low=1)
         check_range("max_length", self.max_length, low=8)
@@ -89,6 +103,8 @@ class TrainConfig:
         check_range("min_lr_rate", self.min_lr_rate, low=0, high=1)
         check_range("learning_rate", self.learning_rate, low=0, high=1)
         check_range("seed", self.seed, low=0)
+        check_range("held_out_answers", self.held_out_answers, low=0)
+        check_range("device_memory_gib", self.device_memory_gib, low=1)
         if self.num_train_epochs <= 0:
             raise ConfigError(f"--num_train_epochs is {self.num_train_epochs}; it must be over 0")
 
@@ -102,11 +118,9 @@ def main(argv: Sequence[str]) -> int | None:
     _keep_to_one_gpu(os.environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Checked before the libraries load: a wrong path answers at once.
-    from prompt_distillation.training.loading import check_model_path
-
-    check_model_path(config.model_name)
+    check_model(config.model_name)
     eval_file = held_out_file(config)
-    _require_file(config.train_file)
+    require_file(config.train_file)
 
     from rich.console import Console
 
@@ -117,113 +131,30 @@ def main(argv: Sequence[str]) -> int | None:
     options = check_sft_options(extra, own_names=own_names)
     is_main = os.environ.get("RANK", "0") == "0"
     console = Console(quiet=not is_main)
-    result = train(run_settings(config, options, eval_file), console)
+    settings = run_settings(config, options, eval_file)
+    if config.dry_run:
+        return _dry_run(config, settings, console)
+    result = train(settings, console)
     if is_main:
+        from prompt_distillation.report.training_plots import plot_training
+
+        plot_training(config.output_dir / "log_history.json", config.output_dir / "plots")
         _show_result(console, config, result)
     return None
 
 
-def held_out_file(config: TrainConfig) -> Path | None:
-    """The held-out rows: named, or beside the training file where they exist."""
-    if config.eval_file == "none":
-        return None
-    if config.eval_file == "auto":
-        path = sibling(config.train_file, "heldout")
-        return path if path.is_file() and path.stat().st_size else None
-    path = Path(config.eval_file)
-    _require_file(path)
-    return path
-
-
-def run_settings(
-    config: TrainConfig, options: Mapping[str, Any], eval_file: Path | None
-) -> "RunSettings":
-    """Turn flags into plain values for the library."""
-    from prompt_distillation.training.adapter import LoraSettings
-    from prompt_distillation.training.loading import ModelSettings
-    from prompt_distillation.training.run import RunSettings
-
-    lora = LoraSettings(
-        rank=config.lora_rank,
-        alpha=config.lora_alpha,
-        expert_rank=config.lora_expert_rank,
-        targets=config.lora_targets,
-    )
-    model = ModelSettings(
-        name=config.model_name,
-        dtype=config.dtype,
-        attention=config.attn_implementation,
-        trust_remote_code=bool(options.get("trust_remote_code", False)),
-        init_options=dict(options.get("model_init_kwargs") or {}),
-    )
-    return RunSettings(
-        train_file=config.train_file,
-        eval_file=eval_file,
-        output_dir=config.output_dir,
-        model=model,
-        lora=lora if config.use_lora else None,
-        sft=sft_values(config, options, has_held_out=eval_file is not None),
-        max_length=config.max_length,
-        # A pass never holds more than the reference's 4 rows of full length would.
-        max_tokens_per_pass=config.max_length * config.per_device_train_batch_size
-        if config.fill_micro_batch
-        else None,
-        chat_template_path=config.chat_template_path,
-        resume=config.resume_from_checkpoint,
-        overwrite=config.overwrite,
-        record=resolved(config) | dict(options),
-    )
-
-
-def sft_values(
-    config: TrainConfig, options: Mapping[str, Any], *, has_held_out: bool
-) -> dict[str, Any]:
-    """Values for SFTConfig: our defaults, our flags, and what the user named on top."""
+def _dry_run(config: TrainConfig, settings: "RunSettings", console: Any) -> int:
+    """Print the plan; exit code 1 says that it does not fit."""
     import torch
 
+    from prompt_distillation.training.plan import plan_run, show_plan
+
     on_gpu = torch.cuda.is_available()
-    if options.get("use_cpu") is False and not on_gpu:
-        raise ConfigError("--use_cpu is false, but there is no GPU here; leave it out")
-    use_cpu = bool(options.get("use_cpu", not on_gpu))
-    values: dict[str, Any] = {
-        "output_dir": str(config.output_dir),
-        "num_train_epochs": config.num_train_epochs,
-        "per_device_train_batch_size": config.per_device_train_batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "learning_rate": config.learning_rate,
-        # transformers 5 has no warmup_ratio: below 1 it is a share of the steps.
-        "warmup_steps": config.warmup_ratio,
-        "lr_scheduler_type": config.lr_scheduler_type,
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "report_to": config.report_to,
-        "run_name": config.run_name or config.output_dir.name,
-        "seed": config.seed,
-        "use_cpu": use_cpu,
-        # On a CPU bfloat16 is no faster than float32 without AMX, and less exact.
-        "bf16": not use_cpu,
-        "dataloader_pin_memory": not use_cpu,
-        "per_device_eval_batch_size": 4 * config.per_device_train_batch_size,
-        "logging_steps": 1,
-        "disable_tqdm": not sys.stderr.isatty(),
-        "save_steps": 0.2,
-        "save_total_limit": 2,
-        "eval_strategy": "steps" if has_held_out else "no",
-        "eval_steps": 0.1,
-        "eval_on_start": has_held_out,
-        # The trainer of a frozen router has no load to balance, and the loss shown is the answer's.
-        "router_aux_loss_coef": 0.0 if config.use_lora else None,
-    }
-    if config.lr_scheduler_type == "cosine_with_min_lr":
-        values["lr_scheduler_kwargs"] = {"min_lr_rate": config.min_lr_rate}
-    return values | dict(options)
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise InputError(
-            f"no such file: {path}; label some inputs first with create_data.py, or check the path "
-            f"(the current folder is {Path.cwd()})"
-        )
+    here = torch.cuda.get_device_properties(0).total_memory / 2**30 if on_gpu else 80.0
+    # The account of a machine without a GPU is of the card it is planned for.
+    plan = plan_run(settings, capacity_gib=config.device_memory_gib or here, on_gpu=True)
+    show_plan(console, plan)
+    return 0 if plan.fits else 1
 
 
 def _keep_to_one_gpu(environment: dict[str, str] | Any) -> None:
@@ -249,6 +180,9 @@ def _show_result(console: Any, config: TrainConfig, result: "RunResult") -> None
     if result.held_out_loss:
         before, after = result.held_out_loss
         console.print(f"held-out loss {before:.4f} before, {after:.4f} after (nats per token)")
+    if result.held_out_accuracy:
+        before, after = result.held_out_accuracy
+        console.print(f"held-out accuracy by generation {before:.1%} before, {after:.1%} after")
     console.print(f"saved to {config.output_dir}", soft_wrap=True)
     if result.sync_hint:
         console.print(

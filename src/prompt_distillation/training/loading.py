@@ -34,26 +34,6 @@ class ModelSettings:
     init_options: dict[str, Any]
 
 
-def check_model_path(name: str) -> None:
-    """Refuse what is plainly not a base model, before minutes are spent on it.
-
-    Raises:
-        ModelError: a path that does not exist, or a folder without a model, or an adapter.
-    """
-    folder = Path(name)
-    if not folder.is_dir():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
-            raise ModelError(f"no model at {name}: there is no such folder")
-        return
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{name} is an adapter; give its base model, or merge it first with "
-            "scripts/export_model.py"
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"no model at {name}: the folder has no config.json")
-
-
 def load_tokenizer(settings: ModelSettings, *, chat_template_path: str | None) -> Any:
     """The tokenizer, with another chat template where one is given.
 

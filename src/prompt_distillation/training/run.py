@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from rich.console import Console
 
 from prompt_distillation.errors import ConfigError, PromptDistillationError
 from prompt_distillation.files import write_json
-from prompt_distillation.provenance import model_fingerprint, provenance, sha256_of_file
 from prompt_distillation.training.adapter import (
     LoraSettings,
     count_parameters,
@@ -22,6 +21,13 @@ from prompt_distillation.training.batches import MicroBatch, fill_micro_batch
 from prompt_distillation.training.display import show_example, show_trained
 from prompt_distillation.training.encode import EncodedRows, encode_rows, end_of_turn_ids
 from prompt_distillation.training.loading import ModelSettings, load_model, load_tokenizer
+from prompt_distillation.training.manifest import (
+    RunResult,
+    TrainingData,
+    run_identity,
+    run_result,
+    training_manifest,
+)
 from prompt_distillation.training.outputs import (
     MANIFEST_FILE,
     as_write_error,
@@ -33,7 +39,7 @@ from prompt_distillation.training.outputs import (
 from prompt_distillation.training.rows import ChatRow, read_chat_rows
 from prompt_distillation.training.sft import build_sft_config
 from prompt_distillation.training.targets import default_expert_rank, find_targets
-from prompt_distillation.training.tracking import prepare_tracking, sync_hint
+from prompt_distillation.training.tracking import finish_tracking, log_confusion, prepare_tracking
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +60,8 @@ class RunSettings:
         chat_template_path: another chat template.
         resume: ``auto``, ``none`` or a checkpoint.
         overwrite: replace a finished run.
+        answered_rows: held-out rows answered by generation at each look; 0 for none.
+        patience: looks without an improvement after which training stops; None never stops early.
         record: the command's resolved flags, for the manifest.
     """
 
@@ -68,36 +76,9 @@ class RunSettings:
     chat_template_path: str | None
     resume: str
     overwrite: bool
+    answered_rows: int
+    patience: int | None
     record: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """What a run came to.
-
-    Attributes:
-        rows: trained on, per epoch.
-        steps: optimizer steps.
-        seconds: of the training loop, evaluations included.
-        train_loss: mean over the run, nats per trained token.
-        held_out_loss: (before, after), nats per trained token; None without held-out rows.
-        sync_hint: the command that uploads an offline W&B run.
-    """
-
-    rows: int
-    steps: int
-    seconds: float
-    train_loss: float
-    held_out_loss: tuple[float, float] | None
-    sync_hint: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Data:
-    """Both splits, encoded."""
-
-    train: EncodedRows
-    held_out: EncodedRows | None
 
 
 def train(settings: RunSettings, console: Console) -> RunResult:
@@ -112,7 +93,12 @@ def train(settings: RunSettings, console: Console) -> RunResult:
     """
     rows = read_chat_rows(settings.train_file)
     held_out = read_chat_rows(settings.eval_file) if settings.eval_file else None
-    run = _identity(settings)
+    run = run_identity(
+        settings.record,
+        train_file=settings.train_file,
+        eval_file=settings.eval_file,
+        model=settings.model.name,
+    )
     checkpoint = choose_checkpoint(
         settings.output_dir, run, resume=settings.resume, overwrite=settings.overwrite
     )
@@ -128,16 +114,8 @@ def train(settings: RunSettings, console: Console) -> RunResult:
     trainer = _build_trainer(settings, arguments, model, tokenizer, data)
     if is_main:
         _show_start(console, trainer, data, tokenizer, checkpoint)
-    started = time.perf_counter()
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        result = _result(trainer, data, seconds=time.perf_counter() - started)
-        save_final(settings.output_dir, lambda path: trainer.save_model(str(path)), is_main=is_main)
-        if is_main:
-            save_history(settings.output_dir, trainer.state.log_history)
-            write_json(
-                settings.output_dir / MANIFEST_FILE, _manifest(settings, run, trainer, data, result)
-            )
+        return _train_and_save(settings, trainer, data, run, checkpoint)
     except PromptDistillationError:
         raise
     except Exception as error:
@@ -145,25 +123,31 @@ def train(settings: RunSettings, console: Console) -> RunResult:
         if write_error is None:
             raise
         raise write_error from error
+
+
+def _train_and_save(
+    settings: RunSettings,
+    trainer: Any,
+    data: TrainingData,
+    run: Mapping[str, Any],
+    checkpoint: Path | None,
+) -> RunResult:
+    output_dir = settings.output_dir
+    is_main = trainer.is_world_process_zero()
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - started
+    hint = None
+    if "wandb" in trainer.args.report_to and is_main:
+        log_confusion(trainer.answered)
+        hint = finish_tracking()
+    result = run_result(trainer, rows=len(data.train.rows), seconds=seconds, sync_hint=hint)
+    save_final(output_dir, lambda path: trainer.save_model(str(path)), is_main=is_main)
+    if is_main:
+        save_history(output_dir, trainer.state.log_history)
+        manifest = training_manifest(settings.record, run, trainer, data, result)
+        write_json(output_dir / MANIFEST_FILE, manifest)
     return result
-
-
-def _identity(settings: RunSettings) -> dict[str, Any]:
-    """What makes two runs the same: settings that shape the weights, and hashes of the inputs."""
-    ignored = {
-        "output_dir",
-        "overwrite",
-        "resume_from_checkpoint",
-        "report_to",
-        "run_name",
-        "config",
-    }
-    kept = {key: value for key, value in settings.record.items() if key not in ignored}
-    return kept | {
-        "train_file_sha256": sha256_of_file(settings.train_file),
-        "eval_file_sha256": sha256_of_file(settings.eval_file) if settings.eval_file else None,
-        "model_sha256": model_fingerprint(settings.model.name).get("sha256"),
-    }
 
 
 def _encode(
@@ -173,10 +157,10 @@ def _encode(
     model: Any,
     *,
     max_length: int,
-) -> _Data:
+) -> TrainingData:
     stop_ids = end_of_turn_ids(tokenizer, model.generation_config)
     encode = {"stop_ids": stop_ids, "max_length": max_length}
-    return _Data(
+    return TrainingData(
         train=encode_rows(rows, tokenizer, **encode),  # type: ignore[arg-type]
         held_out=encode_rows(held_out, tokenizer, **encode)  # type: ignore[arg-type]
         if held_out
@@ -185,8 +169,11 @@ def _encode(
 
 
 def _build_trainer(
-    settings: RunSettings, arguments: Any, model: Any, tokenizer: Any, data: _Data
+    settings: RunSettings, arguments: Any, model: Any, tokenizer: Any, data: TrainingData
 ) -> Any:
+    from transformers import EarlyStoppingCallback
+
+    from prompt_distillation.training.answering import questions
     from prompt_distillation.training.progress import ProgressLine
     from prompt_distillation.training.trainer import AnswerTrainer
 
@@ -205,14 +192,19 @@ def _build_trainer(
             eval_dataset=_dataset(data.held_out) if data.held_out else None,
             processing_class=tokenizer,
             peft_config=peft_config,
+            asked=questions(data.held_out.rows, limit=settings.answered_rows)
+            if data.held_out
+            else (),
         )
     except ValueError as error:
         raise ConfigError(f"TRL refuses the options: {error}") from error
     ProgressLine.replace_in(trainer)
+    if settings.patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(settings.patience))
     return trainer
 
 
-def _micro_batch(settings: RunSettings, arguments: Any, data: _Data) -> MicroBatch:
+def _micro_batch(settings: RunSettings, arguments: Any, data: TrainingData) -> MicroBatch:
     asked = MicroBatch(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
     if settings.max_tokens_per_pass is None or arguments.packing:
         return asked
@@ -244,7 +236,7 @@ def _peft_config(lora: LoraSettings | None, model: Any) -> Any:
 
 
 def _show_start(
-    console: Console, trainer: Any, data: _Data, tokenizer: Any, checkpoint: Path | None
+    console: Console, trainer: Any, data: TrainingData, tokenizer: Any, checkpoint: Path | None
 ) -> None:
     trainable, total = count_parameters(trainer.model)
     show_trained(console, trained_kinds(trainer.model), trainable=trainable, total=total)
@@ -261,60 +253,3 @@ def _show_start(
     )
     if checkpoint:
         console.print(f"going on from {checkpoint}")
-
-
-def _result(trainer: Any, data: _Data, *, seconds: float) -> RunResult:
-    history = trainer.state.log_history
-    held_out = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    losses = [entry["loss"] for entry in history if "loss" in entry]
-    return RunResult(
-        rows=len(data.train.rows),
-        steps=trainer.state.global_step,
-        seconds=seconds,
-        train_loss=sum(losses) / max(1, len(losses)),
-        held_out_loss=(held_out[0], held_out[-1]) if held_out else None,
-        sync_hint=sync_hint() if "wandb" in trainer.args.report_to else None,
-    )
-
-
-def _manifest(
-    settings: RunSettings, run: Mapping[str, Any], trainer: Any, data: _Data, result: RunResult
-) -> dict[str, Any]:
-    trainable, total = count_parameters(trainer.model)
-    held_out = data.held_out
-    figures = replace(result, sync_hint=None)
-    return {
-        "base_model": model_fingerprint(settings.model.name),
-        "config": dict(settings.record),
-        "inputs": {key: run[key] for key in ("train_file_sha256", "eval_file_sha256")},
-        "seed": trainer.args.seed,
-        "counts": {
-            "rows": len(data.train.rows),
-            "left_out": data.train.left_out,
-            "tokens": data.train.tokens,
-            "trained_tokens": data.train.trained_tokens,
-            "held_out_rows": len(held_out.rows) if held_out else 0,
-            "trainable_parameters": trainable,
-            "total_parameters": total,
-        },
-        "micro_batch": {
-            "rows": trainer.args.per_device_train_batch_size,
-            "accumulation_steps": trainer.args.gradient_accumulation_steps,
-            "processes": trainer.args.world_size,
-        },
-        "result": {
-            "steps": figures.steps,
-            "seconds": round(figures.seconds, 3),
-            "train_loss": figures.train_loss,
-            "held_out_loss": figures.held_out_loss,
-            "best_metric": trainer.state.best_metric,
-            "best_checkpoint": trainer.state.best_model_checkpoint,
-        },
-        "sft_config": _jsonable(trainer.args.to_dict()),
-        "provenance": provenance(),
-    }
-
-
-def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
-    plain = (str, int, float, bool, list, dict, type(None))
-    return {key: value if isinstance(value, plain) else str(value) for key, value in values.items()}

@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import netrc
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -50,6 +51,33 @@ def has_wandb_login() -> bool:
         return bool(host and netrc.netrc(path).authenticators(host))
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def log_confusion(pairs: Sequence[tuple[str, str]]) -> None:
+    """Log a table of right answer, given answer and count to the open W&B run, if there is one.
+
+    Args:
+        pairs: right and given answer of each held-out row that was answered.
+    """
+    import wandb
+
+    if wandb.run is None or not pairs:
+        return
+    counts = sorted(Counter(pairs).items())
+    table = wandb.Table(
+        columns=["right", "given", "count"], data=[[*pair, count] for pair, count in counts]
+    )
+    wandb.run.log({"held_out_confusion": table})
+
+
+def finish_tracking() -> str | None:
+    """Close the open W&B run; returns the command that uploads it if it was recorded offline."""
+    import wandb
+
+    hint = sync_hint()
+    if wandb.run is not None:
+        wandb.run.finish()
+    return hint
 
 
 def sync_hint() -> str | None:

@@ -11,6 +11,7 @@
 import inspect
 import resource
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,28 +19,27 @@ from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
 
+from prompt_distillation.training.answering import Question, accuracy, answer_greedily, until_end
 from prompt_distillation.training.encode import IGNORED
+from prompt_distillation.training.flops import peak_flops, training_flops_per_token
 
 
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     """Fine-tunes on rows of ``input_ids`` and ``labels``, laid end to end without padding.
 
     Args:
-        flops_per_token: floating-point operations of one token, forward and backward, for the
-            share of the device's peak that is used; None leaves it out of the log.
-        peak_flops: of one device, per second.
+        asked: held-out rows that the student answers at each look; their share of right answers
+            is logged as ``eval_accuracy``.
+        arguments: of `SFTTrainer`.
     """
 
-    def __init__(
-        self,
-        *,
-        flops_per_token: float | None = None,
-        peak_flops: float | None = None,
-        **arguments: Any,
-    ) -> None:
+    def __init__(self, *, asked: Sequence[Question] = (), **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._flops_per_token = flops_per_token
-        self._peak_flops = peak_flops
+        self._asked = asked
+        self.answered: list[tuple[str, str]] = []
+        """Right and given answer of each held-out row, as texts, at the last look."""
+        self._flops_per_token = training_flops_per_token(self.model)
+        self._peak_flops = peak_flops(self.args.device)
         self._held_out_nll = 0.0
         self._held_out_tokens = 0
         self._clock = (time.perf_counter(), 0, 0)
@@ -110,10 +110,34 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         nll, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
         if tokens and f"{prefix}_loss" in output.metrics:
             output.metrics[f"{prefix}_loss"] = nll / tokens
+        if self._asked and prefix == "eval":
+            output.metrics["eval_accuracy"] = self._answer_held_out()
         # What evaluation took is not training's speed.
         since, tokens_then, step_then = self._clock
         self._clock = (since + time.perf_counter() - started, tokens_then, step_then)
         return output
+
+    def _answer_held_out(self) -> float:
+        # Every process answers all of them: the metric decides about checkpoints everywhere.
+        model = self.accelerator.unwrap_model(self.model)
+        model.eval()
+        config = model.config.get_text_config()
+        if self.aux_loss_enabled:
+            # The balance loss of Qwen3's mixtures cannot be had while a cache is used.
+            config.output_router_logits = False
+        with self.compute_loss_context_manager():
+            answers = answer_greedily(model, self._asked, pad_id=self.processing_class.pad_token_id)
+        if self.aux_loss_enabled:
+            config.output_router_logits = True
+        decode = self.processing_class.decode
+        self.answered = [
+            (
+                decode(question.answer, skip_special_tokens=True),
+                decode(until_end(answer, question.answer[-1]), skip_special_tokens=True),
+            )
+            for question, answer in zip(self._asked, answers, strict=True)
+        ]
+        return accuracy(self._asked, answers)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add speed and memory to each line of training."""
@@ -132,7 +156,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         rows = (step - step_before) * self._rows_per_step()
         rate = (tokens - tokens_before) / seconds
         speed = {"tokens_per_second": round(rate, 1), "rows_per_second": round(rows / seconds, 2)}
-        if self._flops_per_token and self._peak_flops:
+        if self._peak_flops is not None:
             peak = self._peak_flops * self.accelerator.num_processes
             speed["model_flops_utilisation"] = rate * self._flops_per_token / peak
         return speed

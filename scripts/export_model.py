@@ -1,0 +1,154 @@
+"""From adapter to product: a merged checkpoint with a model card, if the adapter proves alive.
+
+::
+
+    python scripts/export_model.py --model_path ./models/prompt_distillation_trl \
+        --rows_file ./data/prompt_distillation_lang.heldout.jsonl --output_dir ./models/exported
+
+Merges the adapter, experts included, into a checkpoint that vLLM and transformers load. Before it
+takes its name, the answers of ``--rows_file`` are scored by base, base + adapter, merged, and
+(where vLLM runs) the merged checkpoint served by vLLM; a merge that lost a part of the adapter
+fails with exit code 2 and leaves nothing behind.
+"""
+
+import importlib.util
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prompt_distillation.checkpoints import merge_adapter, resolve_model
+from prompt_distillation.commands.options import check_range, option, parse_options
+from prompt_distillation.commands.running import run_command
+from prompt_distillation.errors import ModelError
+from prompt_distillation.files import read_json, refuse_to_overwrite
+
+logger = logging.getLogger("export_model")
+
+ANSWERS = 16
+"""Distinct answers scored: more than enough to see a difference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Flags of the command."""
+
+    model_path: str = option("./models/prompt_distillation_trl", "folder of the adapter")
+    base_model: str | None = option(None, "its base model; none: the one recorded in the adapter")
+    output_dir: Path = option(Path("./models/exported"), "folder of the merged checkpoint")
+    rows_file: Path = option(
+        Path("./data/prompt_distillation_lang.heldout.jsonl"), "chat rows that are scored"
+    )
+    num_inputs: int = option(32, "rows scored by each way of loading")
+    evaluation_file: Path | None = option(None, "evaluation_results.json, for the model card")
+    serve: Literal["auto", "vllm", "none"] = option("auto", "score in vLLM too; auto: where it is")
+    overwrite: bool = option(False, "replace --output_dir")
+
+    def __post_init__(self) -> None:
+        check_range("num_inputs", self.num_inputs, low=1)
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Merge, prove, describe, and only then give the folder its name."""
+    config = parse_options(ExportConfig, argv, description=__doc__ or "")
+    refuse_to_overwrite([config.output_dir], overwrite=config.overwrite)
+    resolved = resolve_model(config.model_path, config.base_model)
+    if resolved.adapter is None:
+        raise ModelError(f"{config.model_path} is no adapter; there is nothing to merge")
+    partial = config.output_dir.with_name(f".{config.output_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        export(config, resolved.base, resolved.adapter, partial)
+        if config.output_dir.exists():
+            shutil.rmtree(config.output_dir)
+        partial.replace(config.output_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(f"exported to {config.output_dir}; serve it with: vllm serve {config.output_dir}")
+    return None
+
+
+def export(config: ExportConfig, base: str, adapter: Path, partial: Path) -> None:
+    """Write the merged checkpoint and its card to ``partial``.
+
+    Raises:
+        ModelError: two ways of loading that should agree do not, or two that should differ agree.
+    """
+    from prompt_distillation.training.liveness import compare
+    from prompt_distillation.training.model_card import model_card
+
+    merge_adapter(base, adapter, partial)
+    scores = measure(config, base, adapter, partial)
+    comparisons = compare(scores)
+    show(comparisons)
+    failed = [pair for pair in comparisons if not pair.passes]
+    if failed:
+        pair = failed[0]
+        wanted = "agree" if pair.should_agree else "differ"
+        raise ModelError(
+            f"{pair.first!r} and {pair.second!r} should {wanted}, and differ by "
+            f"{pair.difference:.4f} nats on average (limit {pair.limit:.4f}): the adapter is not "
+            "wholly in the exported weights, or was never trained"
+        )
+    manifest = read_json(adapter / "training_manifest.json")
+    evaluation = read_json(config.evaluation_file) if config.evaluation_file else None
+    card = model_card(config.output_dir.name, manifest, evaluation, comparisons)
+    (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def measure(config: ExportConfig, base: str, adapter: Path, merged: Path) -> dict[str, Any]:
+    """Score the rows' answers by every way of loading."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from prompt_distillation.training import liveness
+    from prompt_distillation.training.answering import questions
+    from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
+    from prompt_distillation.training.rows import read_chat_rows
+
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto").eval()
+    stop_ids = end_of_turn_ids(tokenizer, model.generation_config)
+    rows = read_chat_rows(config.rows_file)
+    encoded = encode_rows(rows, tokenizer, stop_ids=stop_ids, max_length=model_length(model))
+    asked = questions(encoded.rows, limit=config.num_inputs)
+    distinct = dict.fromkeys(tuple(q.answer) for q in questions(encoded.rows, limit=len(rows)))
+    answers = [list(answer) for answer in distinct][:ANSWERS]
+    adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
+    scores = liveness.score_adapter(adapted, asked, answers)
+    del adapted, model
+    whole = AutoModelForCausalLM.from_pretrained(merged, dtype="auto").eval()
+    scores[liveness.MERGED] = liveness.score(whole, asked, answers)
+    del whole
+    here = importlib.util.find_spec("vllm") is not None
+    if config.serve == "vllm" or (config.serve == "auto" and here):
+        scores[liveness.SERVED] = liveness.score_served(merged, asked, answers)
+    return scores
+
+
+def model_length(model: Any) -> int:
+    """Longest input in tokens that the model was made for."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
+def show(comparisons: Sequence[Any]) -> None:
+    """Print the comparisons as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Is the adapter alive? Mean difference of log-probabilities, nats")
+    for column in ("one", "other", "should", "difference", "limit", ""):
+        table.add_column(column)
+    for pair in comparisons:
+        table.add_row(
+            pair.first, pair.second, "agree" if pair.should_agree else "differ",
+            f"{pair.difference:.4f}", f"{pair.limit:.4f}", "ok" if pair.passes else "FAILS",
+        )  # fmt: skip
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

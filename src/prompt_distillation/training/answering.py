@@ -1,0 +1,79 @@
+"""Held-out accuracy by generation: the student answers, and an answer is right if it is the label.
+
+What the held-out loss cannot show: whether greedy decoding, without the answer's beginning given,
+ends in exactly the teacher's text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prompt_distillation.training.encode import IGNORED, EncodedRow
+
+ROWS_PER_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One held-out row: its context, and the ids of the answer with its end of turn."""
+
+    context: list[int]
+    answer: list[int]
+
+
+def questions(rows: Sequence[EncodedRow], *, limit: int) -> list[Question]:
+    """The first ``limit`` rows, taken apart."""
+    return [
+        Question(
+            [i for i, label in zip(row.input_ids, row.labels, strict=True) if label == IGNORED],
+            [label for label in row.labels if label != IGNORED],
+        )
+        for row in rows[:limit]
+    ]
+
+
+def answer_greedily(model: Any, asked: Sequence[Question], *, pad_id: int) -> list[list[int]]:
+    """Greedy answers, each cut after the longest label's length.
+
+    Args:
+        model: in evaluation mode.
+        asked: what to answer.
+        pad_id: fills the left of shorter contexts and the right of shorter answers.
+
+    Returns:
+        Ids of each answer, its end of turn included, in order.
+    """
+    answers: list[list[int]] = []
+    longest = max((len(question.answer) for question in asked), default=0)
+    for start in range(0, len(asked), ROWS_PER_BATCH):
+        batch = asked[start : start + ROWS_PER_BATCH]
+        width = max(len(question.context) for question in batch)
+        ids = torch.full((len(batch), width), pad_id, device=model.device)
+        mask = torch.zeros_like(ids)
+        for row, question in enumerate(batch):
+            ids[row, width - len(question.context) :] = torch.tensor(question.context)
+            mask[row, width - len(question.context) :] = 1
+        with torch.no_grad():
+            generated = model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=longest, do_sample=False,
+                temperature=None, top_p=None, top_k=None, pad_token_id=pad_id, use_cache=True,
+            )  # fmt: skip
+        answers += generated[:, width:].tolist()
+    return answers
+
+
+def accuracy(asked: Sequence[Question], answers: Sequence[Sequence[int]]) -> float:
+    """Share of answers that begin with the label and its end of turn."""
+    right = sum(
+        list(answer[: len(question.answer)]) == question.answer
+        for question, answer in zip(asked, answers, strict=True)
+    )
+    return right / len(asked)
+
+
+def until_end(answer: Sequence[int], end: int) -> list[int]:
+    """The answer before its end of turn, which is what a user would read."""
+    ids = list(answer)
+    return ids[: ids.index(end)] if end in ids else ids

@@ -1,0 +1,29 @@
+import pytest
+import torch
+from training.tiny_student import build_student
+
+from prompt_distillation.training.answering import Question, accuracy, answer_greedily, questions
+from prompt_distillation.training.encode import EncodedRow
+
+
+def test_a_row_is_taken_apart_into_context_and_answer():
+    rows = [EncodedRow([5, 6, 7, 8], [-100, -100, 7, 8])] * 3
+    assert questions(rows, limit=2) == [Question([5, 6], [7, 8])] * 2
+
+
+def test_an_answer_is_right_if_it_is_the_label_and_then_ends():
+    asked = [Question([1], [7, 2]), Question([1], [8, 9, 2]), Question([1], [7, 2])]
+    assert accuracy(asked, [[7, 2, 0], [8, 9, 2], [7, 5, 2]]) == pytest.approx(2 / 3)
+
+
+def test_answers_do_not_depend_on_the_other_rows_of_a_batch():
+    model = build_student("qwen3_moe", 400).eval()
+    asked = [Question(list(range(10, 10 + n)), [1, 2, 3]) for n in (3, 20, 9)]
+    together = answer_greedily(model, asked, pad_id=0)
+    for question, answer in zip(asked, together, strict=True):
+        ids = torch.tensor([question.context])
+        alone = []
+        for _ in range(3):
+            alone.append(int(model(input_ids=ids).logits[0, -1].argmax()))
+            ids = torch.cat([ids, torch.tensor([[alone[-1]]])], dim=1)
+        assert answer == alone
