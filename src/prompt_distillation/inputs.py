@@ -5,6 +5,7 @@ file both stand beside it, in ``NAME.gold.jsonl``: one object a line, ``{"label"
 "block-001"}``, in the order of the lines. A split never cuts a group.
 """
 
+import functools
 import hashlib
 import logging
 import re
@@ -57,6 +58,8 @@ class Columns:
     group: str = "group"
 
 
+# An input's group, shard and key each ask for it, one after the other.
+@functools.lru_cache(maxsize=8)
 def normalise(text: str) -> str:
     """Fold what does not make two inputs different: compatibility forms, case, white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

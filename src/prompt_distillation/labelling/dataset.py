@@ -149,7 +149,7 @@ class DatasetBuilder:
                 a.completion.completion_tokens for a in attempts if a.completion
             ),
             "seconds": sum(a.completion.seconds for a in attempts if a.completion),
-            "outputs": [self._output(attempt) for attempt in attempts],
+            "outputs": [self._output(attempt, verdict) for attempt in attempts],
         }
 
     def _is_counted(self, key: bytes) -> bool:
@@ -159,9 +159,10 @@ class DatasetBuilder:
         self._counted[first] = 1
         return was_counted
 
-    def _output(self, attempt: Attempt) -> dict[str, Any]:
+    def _output(self, attempt: Attempt, verdict: Verdict) -> dict[str, Any]:
         """One attempt, raw, and what was read out of it."""
-        read = self._ballots.read(attempt)
+        place = (attempt.vote, attempt.attempt)
+        read = verdict.answers.get(place) or self._ballots.read(attempt)
         row: dict[str, Any] = {
             "vote": attempt.vote,
             "attempt": attempt.attempt,

@@ -60,6 +60,7 @@ class Verdict:
         agreement: share of the votes drawn that went to the leading answer; 0 without one.
         reasoning: of the first vote for the answer.
         decisive: the attempt that gave the answer, or the last failed one.
+        answers: (vote, attempt) -> what was read out of it, of the votes drawn.
     """
 
     answer: str | None
@@ -69,14 +70,20 @@ class Verdict:
     agreement: float
     reasoning: str | None
     decisive: Attempt
+    answers: Mapping[tuple[int, int], Answer]
 
 
 @dataclass(slots=True)
 class _Vote:
-    """The attempts of one vote, in order, and the answer read out of the last."""
+    """The attempts of one vote, in order, and what was read out of each."""
 
     attempts: list[Attempt] = field(default_factory=list)
-    answer: Answer = field(default_factory=Answer)
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def answer(self) -> Answer:
+        """What the vote came to: its last attempt's answer."""
+        return self.answers[-1]
 
     def is_closed(self, policy: Policy) -> bool:
         if not self.attempts:
@@ -154,7 +161,7 @@ class Ballots:
             # An answer ends a vote; attempts after a gap cannot be placed.
             if not vote.is_closed(self._policy) and index == len(vote.attempts):
                 vote.attempts.append(attempt)
-                vote.answer = self.read(attempt)
+                vote.answers.append(self.read(attempt))
         return votes
 
     def _votes_to_decide(self, counts: Counter[str], cast: int) -> int:
@@ -217,4 +224,9 @@ class Ballots:
             agreement=agreement,
             reasoning=chosen.answer.reasoning,
             decisive=chosen.attempts[-1],
+            answers={
+                (attempt.vote, attempt.attempt): answer
+                for vote in drawn
+                for attempt, answer in zip(vote.attempts, vote.answers, strict=True)
+            },
         )
