@@ -3,11 +3,12 @@
 #
 #   bash train_trl.sh                                     one GPU, or the CPU where there is none
 #   NUM_PROCESSES=8 bash train_trl.sh                     eight GPUs, a copy of the model on each
+#   NUM_PROCESSES=2 bash train_trl.sh ...                 two processes, where there is no GPU
 #   NUM_PROCESSES=8 ACCELERATE_CONFIG=recipes/accelerate/fsdp2.yaml bash train_trl.sh
-#   bash train_trl.sh --model_name ./example-models/student --lora_rank 8      flags are passed on
+#   bash train_trl.sh --config recipes/cpu-example-train.yaml --seed 1         flags are passed on
 #
-# With several processes the rows per step are 4 x 4 x NUM_PROCESSES; pass
-# --gradient_accumulation_steps 1 to keep an effective batch near 16 on four of them.
+# With several processes an optimizer step holds 4 x 4 x NUM_PROCESSES rows. To keep it at 16 on two
+# of them pass --gradient_accumulation_steps 2, on four of them 1.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -28,7 +29,14 @@ REFERENCE=(
   --num_train_epochs 1
   --max_length 2048
 )
+# A recipe brings its own; flags given here would win over its file.
+case " $* " in *" --config"*) REFERENCE=() ;; esac
 
+if [ "$NUM_PROCESSES" -gt 1 ] && ! command -v nvidia-smi >/dev/null; then
+  # accelerate starts several processes on a CPU through MPI only; torch's launcher needs nothing.
+  exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NUM_PROCESSES" \
+    train_sft_trl.py "${REFERENCE[@]}" "$@"
+fi
 if [ "$NUM_PROCESSES" -gt 1 ]; then
   exec "$PYTHON" -m accelerate.commands.launch --config_file "$ACCELERATE_CONFIG" \
     --num_processes "$NUM_PROCESSES" train_sft_trl.py "${REFERENCE[@]}" "$@"

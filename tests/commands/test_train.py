@@ -185,7 +185,7 @@ def test_what_is_wrong_is_said_before_training(tmp_path, train_file, student, mo
 def test_an_adapter_is_not_a_student(tmp_path, train_file):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="is an adapter; give its base model"):
+    with pytest.raises(ModelError, match="holds an adapter, and a full model is wanted"):
         main(flags(train_file, tmp_path / "adapter", tmp_path / "run"))
 
 

@@ -41,7 +41,7 @@ def test_a_score_is_the_sum_of_an_answers_log_probabilities():
     for i, question in enumerate(ASKED):
         for j, answer in enumerate(ANSWERS):
             ids = torch.tensor([[*question.context, *answer]])
-            logprobs = model(input_ids=ids).logits[0].log_softmax(-1)
+            logprobs = model(input_ids=ids).logits[0].detach().log_softmax(-1)
             alone = sum(
                 float(logprobs[len(question.context) + k - 1, token])
                 for k, token in enumerate(answer)

@@ -13,17 +13,16 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(train_file, student, output_dir, *more, processes):
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml"]
     arguments = [
         f"--train_file={train_file}", f"--model_name={student}", f"--output_dir={output_dir}",
         "--report_to=none", "--gradient_checkpointing=false", "--save_strategy=no",
-        "--train_sampling_strategy=sequential", "--eval_strategy=no", "--eval_on_start=false",
-        "--learning_rate=0.005", "--num_train_epochs=2", *more,
+        "--train_sampling_strategy=sequential", "--eval_file=none", "--learning_rate=0.005",
+        "--num_train_epochs=2", *more,
     ]  # fmt: skip
+    variables = {"NUM_PROCESSES": str(processes), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *(launcher if processes == 2 else []), "train_sft_trl.py", *arguments],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        check=False,
+        ["bash", "train_trl.sh", *arguments],
+        cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     history = json.loads((output_dir / "log_history.json").read_text())
@@ -32,7 +31,6 @@ def run(train_file, student, output_dir, *more, processes):
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path, train_file, student):
-    # Rows of one shape, so that both halves of a step hold the same number of tokens.
     write_rows(train_file, 48)
     one = run(train_file, student, tmp_path / "one", processes=1)
     two = run(
