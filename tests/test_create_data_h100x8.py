@@ -55,7 +55,10 @@ def start(folder: Path, *flags: str, **environment: str) -> subprocess.Popen[str
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=600)
+    finally:
+        process.kill()
     return process.returncode, out, err
 
 
