@@ -117,11 +117,12 @@ trap stop_instances INT TERM HUP
 progress() {
   local log
   for log in "${logs[@]}"; do grep -E '^labelled [0-9]+/[0-9]+ ' "$log" | tail -n 1 || true; done |
-    awk '{ split($2, n, "/"); done += n[1]; all += n[2]; gsub(",", "", $4); rate += $4 }
+    awk -v instances="$instances" '{ split($2, n, "/"); started++; done += n[1]; all += n[2]; gsub(",", "", $4); rate += $4 }
       END { if (!all) { print "loading the teacher"; exit }
         line = sprintf("labelled %d/%d (%.1f %%), %.1f inputs/s", done, all, 100 * done / all, rate)
         if (rate > 0 && done < all) { s = (all - done) / rate
           line = line sprintf(", %d:%02d:%02d left", s / 3600, s % 3600 / 60, s % 60) }
+        if (started < instances) line = line sprintf(", %d still loading", instances - started)
         print line }'
 }
 
