@@ -1,0 +1,83 @@
+"""Train the tiny example models: a thinking teacher and an instruct student, on two CPU cores.
+
+    python scripts/build_example_models.py --overwrite   # both, as they are committed
+    python scripts/build_example_models.py --only student --output_dir /tmp/models
+    python scripts/build_example_models.py --steps 20 --output_dir /tmp/smoke  # does it run?
+
+They see the training split of ``example-data/multilingual.txt`` only. ``build.json`` in each
+folder says with what they were built.
+"""
+
+import argparse
+import logging
+import random
+import sys
+from pathlib import Path
+
+import torch
+from example_models.augmentation import Augmenter
+from example_models.building import Build, build_student, build_teacher, train_shared_tokenizer
+from example_models.corpus import read_corpus
+
+from prompt_distillation.errors import PromptDistillationError
+from prompt_distillation.files import refuse_to_overwrite
+from prompt_distillation.task import load_task
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILDERS = {"teacher": build_teacher, "student": build_student}
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=ROOT / "example-models",
+        help="where the folders teacher/ and student/ go (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--only", choices=sorted(BUILDERS), help="build one of the two")
+    parser.add_argument("--seed", type=int, default=0, help="of everything (default: %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="optimizer steps of each model, to try it (default: the real ones)",
+    )
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing folders")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Build what the command line asks for; 2 is the exit code of a user's error."""
+    arguments = parse_arguments()
+    try:
+        build_models(arguments)
+    except PromptDistillationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_models(arguments: argparse.Namespace) -> None:
+    """Read the texts, train the tokenizer, then each model that was asked for."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    roles = [arguments.only] if arguments.only else ["teacher", "student"]
+    folders = [arguments.output_dir / role for role in roles]
+    refuse_to_overwrite(folders, overwrite=arguments.overwrite)
+    task = load_task(ROOT / "tasks" / "language")
+    corpus = read_corpus(ROOT / "example-data" / "multilingual.txt", task)
+    build = Build(
+        task=task,
+        corpus=corpus,
+        tokenizer=train_shared_tokenizer(task, Augmenter(corpus, random.Random(arguments.seed))),
+        seed=arguments.seed,
+        steps=arguments.steps,
+    )
+    torch.set_num_threads(arguments.threads)
+    for role, folder in zip(roles, folders, strict=True):
+        BUILDERS[role](build, folder=folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

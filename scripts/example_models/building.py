@@ -1,0 +1,144 @@
+"""Each model from its texts to its folder."""
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from example_models.architecture import new_model
+from example_models.augmentation import Augmenter
+from example_models.corpus import HELD_OUT_SEED, HELD_OUT_SHARE, Corpus
+from example_models.reasoning import (
+    END,
+    other_system_message,
+    small_talk_completion,
+    teacher_completion,
+)
+from example_models.replies import choose_replies
+from example_models.saving import save_model
+from example_models.tokenizer import train_tokenizer, with_template
+from example_models.training import Plan, Row, StepLog, encode_row, train
+from prompt_distillation.provenance import provenance
+from prompt_distillation.task import Task
+
+logger = logging.getLogger(__name__)
+
+VOCABULARY_SIZE = 5120
+TEACHER_PLAN = Plan(steps=2400, batch_size=32, peak_learning_rate=2e-3, short_prompt_share=0.6)
+STUDENT_PLAN = Plan(steps=1300, batch_size=48, peak_learning_rate=2e-3)
+
+_CONTRAST_SHARE = 0.12
+# So many rows are lines as they stand, as labelling meets them; the others are varied.
+_ORIGINAL_SHARE = 0.2
+_STUDENT_PIECE_DROPOUT = 0.1
+
+# So often the prompt stands in the tokenizer's texts: its words become single tokens, which keeps
+# every step of every teacher run short.
+_PROMPT_REPEATS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """What both models are made from; ``steps`` replaces the plan's, to try the script."""
+
+    task: Task
+    corpus: Corpus
+    tokenizer: Tokenizer
+    seed: int
+    steps: int | None
+
+    def plan(self, plan: Plan) -> Plan:
+        """The plan, with the steps that were asked for."""
+        return plan if self.steps is None else replace(plan, steps=self.steps)
+
+
+def train_shared_tokenizer(task: Task, augmenter: Augmenter) -> Tokenizer:
+    """Train the tokenizer on the training split, the prompt and the reasoning."""
+    examples = augmenter.originals()
+    thoughts = [teacher_completion(item, augmenter.corpus).removesuffix(END) for item in examples]
+    prompts = [task.prompt] * _PROMPT_REPEATS
+    texts = [*(item.text for item in examples), *thoughts, *prompts]
+    return train_tokenizer(texts, vocabulary_size=VOCABULARY_SIZE)
+
+
+def build_teacher(build: Build, *, folder: Path) -> None:
+    """Train and write the thinking teacher."""
+    rng = random.Random(build.seed + 1)
+    augmenter = Augmenter(build.corpus, rng)
+    originals = augmenter.originals()
+    tokenizer = with_template(build.tokenizer, name="teacher")
+    prompt_ids = tokenizer(
+        f"<|im_start|>system\n{build.task.prompt}{END}\n", add_special_tokens=False
+    ).input_ids
+
+    def draw_row() -> Row:
+        original = rng.random() < _ORIGINAL_SHARE
+        example = rng.choice(originals) if original else augmenter.draw()
+        if rng.random() < _CONTRAST_SHARE:
+            return encode_row(
+                tokenizer, system=other_system_message(rng), text=example.text,
+                completion=small_talk_completion(example.text),
+            )  # fmt: skip
+        completion = teacher_completion(example, build.corpus)
+        row = encode_row(tokenizer, system=None, text=example.text, completion=completion)
+        return replace(row, shared_prompt=True)
+
+    _train_and_save(build, "teacher", folder, build.plan(TEACHER_PLAN), draw_row, prompt_ids)
+
+
+def build_student(build: Build, *, folder: Path) -> None:
+    """Train and write the instruct student."""
+    rng = random.Random(build.seed + 2)
+    augmenter = Augmenter(build.corpus, rng)
+    originals = augmenter.originals()
+    replies = choose_replies(build.corpus, rng)
+    tokenizer = with_template(build.tokenizer, name="student")
+
+    def draw_row() -> Row:
+        original = rng.random() < _ORIGINAL_SHARE
+        example = rng.choice(originals) if original else augmenter.draw()
+        return encode_row(
+            tokenizer, system=None, text=example.text, completion=replies.completion(example),
+            piece_dropout=_STUDENT_PIECE_DROPOUT,
+        )  # fmt: skip
+
+    _train_and_save(build, "student", folder, build.plan(STUDENT_PLAN), draw_row, ())
+
+
+def _train_and_save(
+    build: Build,
+    role: str,
+    folder: Path,
+    plan: Plan,
+    draw_row: Callable[[], Row],
+    prompt_ids: list[int] | tuple[()],
+) -> None:
+    tokenizer = with_template(build.tokenizer, name=role)
+    model = new_model(tokenizer, seed=build.seed)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    logger.info("%s: %.2f M parameters, %d steps", role, parameters / 1e6, plan.steps)
+
+    def show(log: StepLog) -> None:
+        logger.info(
+            "%s step %d/%d  loss %.4f  %.0f s", role, log.step, plan.steps, log.loss, log.seconds
+        )
+
+    logs = train(
+        model, draw_row, plan, prompt_ids=prompt_ids, rng=random.Random(build.seed + 3), on_log=show
+    )
+    manifest = {
+        "role": role,
+        "seed": build.seed,
+        "parameters": parameters,
+        "held_out": {"share": HELD_OUT_SHARE, "seed": HELD_OUT_SEED},
+        "prompt_sha256": build.task.prompt_sha256,
+        "prompt_tokens": len(prompt_ids),
+        "plan": asdict(plan),
+        "log": [asdict(log) for log in logs],
+        "provenance": provenance(),
+    }
+    save_model(model, build.tokenizer, folder=folder, role=role, manifest=manifest)
+    logger.info("%s written to %s", role, folder)

@@ -1,0 +1,33 @@
+"""Writing a model's folder: weights, tokenizer, model card, manifest; whole or not at all."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from transformers import Qwen3MoeForCausalLM
+
+from example_models.model_cards import model_card
+from example_models.tokenizer import with_template
+from prompt_distillation.files import write_json
+
+
+def save_model(
+    model: Qwen3MoeForCausalLM,
+    tokenizer: Tokenizer,
+    *,
+    folder: Path,
+    role: str,
+    manifest: Mapping[str, object],
+) -> None:
+    """Write ``folder``, replacing what is there; the weights are rounded to bfloat16."""
+    fresh = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    model.to(torch.bfloat16).save_pretrained(fresh)
+    with_template(tokenizer, name=role).save_pretrained(fresh)
+    write_json(fresh / "build.json", manifest)
+    (fresh / "README.md").write_text(model_card(role), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
