@@ -106,10 +106,10 @@ async def test_thinking_ends_at_its_budget_and_its_mark_stays_in_the_text(engine
 
 
 async def test_choices_constrain_the_text(engine: Engine) -> None:
-    choices = ("en", "en-GB", "fr")
+    choices = ("en", "en-GB", "ar", "de", "fr", "hi", "tr", "vi")
     results = await complete_all(
         engine,
-        [ask("x", temperature=2.0, seed=seed, choices=choices) for seed in range(16)],
+        [ask("x", temperature=2.0, seed=seed, choices=choices) for seed in range(32)],
     )
     assert {result.text for result in results} <= set(choices)
     assert {result.finish_reason for result in results} == {"stop"}

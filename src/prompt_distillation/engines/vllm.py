@@ -63,15 +63,7 @@ class VllmEngine:
         started = time.perf_counter()
         prompt = self._encoder.encode(request)
         try:
-            outputs = [
-                output
-                async for output in self._llm.generate(
-                    {"prompt_token_ids": prompt},
-                    _sampling_params(request.sampling),
-                    request_id=str(next(self._request_ids)),
-                    lora_request=self._lora,
-                )
-            ]
+            output = await self._generate(prompt, request.sampling)
         except EngineDeadError as error:
             raise EngineError(
                 "vLLM stopped; its own message stands above (LOGLEVEL and VLLM_LOGGING_LEVEL=INFO "
@@ -81,7 +73,28 @@ class VllmEngine:
             raise RequestFailedError(
                 f"vLLM refused the request: {error.__cause__ or error}"
             ) from error
-        return _completion(outputs[-1], self._encoder, prompt_tokens=len(prompt), started=started)
+        return _completion(output, self._encoder, prompt_tokens=len(prompt), started=started)
+
+    async def _generate(self, prompt: list[int], sampling: Sampling) -> Any:
+        """The finished `RequestOutput` of one request."""
+
+        async def collect() -> Any:
+            outputs = self._llm.generate(
+                {"prompt_token_ids": prompt},
+                _sampling_params(sampling),
+                request_id=str(next(self._request_ids)),
+                lora_request=self._lora,
+            )
+            return [output async for output in outputs][-1]
+
+        task = asyncio.create_task(collect())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # vLLM then tells its processes and waits until they have heard: for ever after a
+            # Ctrl-C, which has ended them. So nobody waits for that.
+            task.cancel()
+            raise
 
     async def next_token_logprobs(
         self, prompts: Sequence[list[int]], token_ids: Sequence[int]
