@@ -80,5 +80,6 @@ def test_the_merged_model_says_the_same_in_vllm(adapter, tmp_path):
     pytest.importorskip("vllm")
     done = export(adapter, tmp_path / "exported", serve="vllm")
     assert done.returncode == 0, done.stderr
-    assert "merged, served by vLLM" in done.stdout
     assert "FAILS" not in done.stdout
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "| merged | merged, served by vLLM | agree |" in card

@@ -31,10 +31,10 @@ def test_all_linear_reaches_attention_and_fused_experts_but_not_the_router():
         *(
             TrainedKind(kind=f"self_attn.{name}", rank=8, count=2, parameters=2 * 8 * size)
             for name, size in [
-                ("q_proj", 64),
-                ("k_proj", 48),
-                ("v_proj", 48),
-                ("o_proj", 64),
+                ("q_proj", 96),
+                ("k_proj", 64),
+                ("v_proj", 64),
+                ("o_proj", 96),
             ]
         ),
         # 2 layers x 4 experts x rank 4 x (in + out): 24 + 32 and 32 + 48.

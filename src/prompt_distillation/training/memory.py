@@ -14,7 +14,11 @@ from typing import Any
 import torch
 
 from prompt_distillation.training.adapter import LoraSettings, count_parameters, lora_config
-from prompt_distillation.training.targets import default_expert_rank, find_targets
+from prompt_distillation.training.targets import (
+    default_expert_rank,
+    find_targets,
+    number_of_experts,
+)
 
 GIB = 2**30
 
@@ -158,13 +162,17 @@ def _saved_bytes(config: Any, plan: Plan) -> int:
     """Bytes that autograd saves in the forward pass of the blocks, parameters left out."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AttentionInterface
+    from transformers.integrations.moe import ExpertsInterface
 
     AttentionInterface.register("memory_account", _attention)
+    ExpertsInterface.register("memory_account", _experts)
     half = plan.base_dtype_bytes == 2
     tokens = plan.tokens_per_pass
     hidden = config.get_text_config().hidden_size
     model = meta_model(config, plan.lora, dtype_bytes=plan.base_dtype_bytes)
     model.set_attn_implementation("memory_account")
+    if number_of_experts(config):
+        model.set_experts_implementation("memory_account")
     # PEFT's folding asks for autocast on the weight's device, and there is none for meta (torch
     # 2.13); PEFT cannot build on fake tensors (0.21.2). So built on the one and run on the other.
     with FakeTensorMode():
@@ -230,3 +238,22 @@ def _attention(
     module: Any, query: Any, key: Any, value: Any, mask: Any, **unused: Any
 ) -> tuple[Any, None]:
     return _FusedAttention.apply(query, key, value).transpose(1, 2), None
+
+
+def _experts(module: Any, hidden: Any, chosen: Any, weights: Any) -> Any:
+    """Saves what transformers' grouped products save: their inputs and the (folded) stacks.
+
+    The products themselves have no shapes without data in float32 (torch 2.13); their fallback in
+    transformers has.
+    """
+    tokens, experts_per_token = chosen.shape
+    ends = torch.empty(module.num_experts, dtype=torch.int32)
+
+    def product(inputs: Any, stack: Any) -> Any:
+        stack = stack if module.is_transposed else stack.transpose(-2, -1)
+        return torch.ops.transformers.grouped_mm_fallback(inputs.to(stack.dtype), stack, ends)
+
+    copies = hidden.repeat_interleave(experts_per_token, dim=0)
+    gated = module._apply_gate(product(copies, module.gate_up_proj))
+    weighted = product(gated, module.down_proj) * weights.reshape(-1)[:, None]
+    return weighted.view(tokens, experts_per_token, -1).sum(dim=1).to(hidden.dtype)
