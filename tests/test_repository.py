@@ -16,13 +16,14 @@ MAX_LINES = 300
 
 # Each part of the package, and what it may import of the others (itself and errors always).
 # Labelling, training and evaluation know nothing of each other: they meet in files.
-GROUND = {"files", "task", "inputs", "tables", "provenance", "checkpoints"}
+GROUND = {"files", "task", "inputs", "tables", "provenance", "checkpoints", "intervals"}
 STEPS = {"labelling", "training", "evaluation"}
 MAY_IMPORT = {
     "errors": set(),
     "task": set(),
     "files": set(),
     "provenance": set(),
+    "intervals": set(),
     "machine": set(),
     "tables": {"files"},
     "inputs": {"files", "tables", "task"},

@@ -32,7 +32,6 @@ async def test_both_engines_write_the_same_text(transformers_engine, vllm_engine
     theirs = await complete_all(vllm_engine)
     for one, other in zip(ours, theirs, strict=True):
         assert one.prompt_tokens == other.prompt_tokens
-        assert one.text[:1] == other.text[:1]
     # Kernels round differently, so a near tie goes the other way now and then.
     same = [
         (one.text, one.finish_reason, one.completion_tokens)
@@ -106,7 +105,8 @@ async def test_thinking_ends_at_its_budget_and_its_mark_stays_in_the_text(engine
 
 
 async def test_choices_constrain_the_text(engine: Engine) -> None:
-    choices = ("en", "en-GB", "ar", "de", "fr", "hi", "tr", "vi")
+    # None of their letters ends the turn of the tiny model.
+    choices = ("fr", "fr-FR", "hi", "uk", "vi", "zh", "da", "ar")
     results = await complete_all(
         engine,
         [ask("x", temperature=2.0, seed=seed, choices=choices) for seed in range(32)],

@@ -15,6 +15,9 @@ USER_ERROR = 2
 INTERRUPTED = 130
 READER_GONE = 141  # what a shell reports for a process that SIGPIPE ended
 
+# A line for every request (openai 3 uses httpx2), for every plot, and for a CPU without Triton.
+_CHATTY = ("httpx", "httpx2", "matplotlib", "vllm")
+
 
 def run_command(command: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
     """Run ``command(argv)`` and return the process's exit code.
@@ -54,8 +57,7 @@ def _set_up_logging() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
-    # Every request to an endpoint would otherwise be a line of its own. (openai 3 uses httpx2.)
-    for name in ("httpx", "httpx2"):
+    for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

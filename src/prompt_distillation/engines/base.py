@@ -96,7 +96,8 @@ class EngineOptions:
         adapter: a PEFT adapter's folder, put on top of ``model``.
         revision: branch, tag or commit on the hub.
         device: ``auto`` takes the GPUs if there are any; ``cuda`` and ``cpu`` insist.
-        dtype: ``auto`` (the checkpoint's), ``bfloat16``, ``float16`` or ``float32``.
+        dtype: ``auto`` (the checkpoint's, but float32 ones in half precision on a GPU and in
+            vLLM), ``bfloat16``, ``float16`` or ``float32``.
         tensor_parallel_size: GPUs (on a CPU: cores) that share one copy of the model.
         max_model_len: longest prompt + completion in tokens; None takes the model's own.
         gpu_memory_utilization: share of each GPU's memory vLLM may take, in (0, 1].

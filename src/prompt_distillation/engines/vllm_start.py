@@ -77,7 +77,10 @@ def _environment(options: EngineOptions, *, device: str) -> Iterator[None]:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    of_this_engine = _cpu_environment(options.tensor_parallel_size) if device == "cpu" else {}
+    # For its processes only: its libraries warn of their futures, and that a CPU has no Triton.
+    of_this_engine = {"PYTHONWARNINGS": "ignore", "TORCH_LOGS": "-all"}
+    if device == "cpu":
+        of_this_engine |= _cpu_environment(options.tensor_parallel_size)
     missing = {name: value for name, value in of_this_engine.items() if name not in os.environ}
     os.environ.update(missing)
     try:

@@ -11,8 +11,8 @@ from prompt_distillation.evaluation.confidence import (
     CoveragePoint,
     ReliabilityBin,
 )
-from prompt_distillation.evaluation.intervals import wilson_interval
 from prompt_distillation.evaluation.schema import Prediction
+from prompt_distillation.intervals import wilson_interval
 
 BINS = 10
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 from prompt_distillation.errors import InputError
 from prompt_distillation.evaluation.comparison import CellRun
 from prompt_distillation.evaluation.costs import Bill, QueryCost
-from prompt_distillation.evaluation.intervals import Interval
 from prompt_distillation.evaluation.latency import Latency
 from prompt_distillation.evaluation.result_file import build_record
 from prompt_distillation.evaluation.schema import Result
 from prompt_distillation.files import read_json, write_json
+from prompt_distillation.intervals import Interval
 
 COMPARISON_FILE = "comparison.json"
 TEACHER_KEY = "teacher"

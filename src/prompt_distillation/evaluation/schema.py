@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prompt_distillation.evaluation.confidence import Confidence
-from prompt_distillation.evaluation.intervals import Interval
+from prompt_distillation.intervals import Interval
 
 UNPARSEABLE = "?"
 """Column of the confusion matrix for completions that hold no answer."""

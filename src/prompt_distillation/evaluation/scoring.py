@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from prompt_distillation.evaluation.intervals import wilson_interval
 from prompt_distillation.evaluation.schema import (
     UNPARSEABLE,
     ConfusionMatrix,
@@ -20,6 +19,7 @@ from prompt_distillation.evaluation.statistics import (
     macro_f1,
     paired_test,
 )
+from prompt_distillation.intervals import wilson_interval
 
 ERROR_EXAMPLES = 3
 WORST_LABELS = 5

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from prompt_distillation.intervals import wilson_interval
 from prompt_distillation.labelling.counts import Counts
 
 
@@ -49,11 +50,10 @@ def summary_lines(counts: Counts) -> list[str]:
 
 
 def accuracy_line(counts: Counts) -> str:
-    """The teacher against gold, with n and a 95 % interval."""
-    from scipy.stats import binomtest
-
-    # Wilson's score interval (1927): right for shares near 1, where the normal one is not.
-    interval = binomtest(counts.gold_correct, counts.gold).proportion_ci(method="wilson")
+    """The teacher against gold, with n and a 95 % interval; says so where no gold is known."""
+    interval = wilson_interval(counts.gold_correct, counts.gold)
+    if interval is None:
+        return "unknown: no input has a gold label and an answer"
     return (
         f"{counts.gold_correct / counts.gold:.2%} of gold (n = {counts.gold:,}, 95 % "
         f"interval {interval.low:.2%} to {interval.high:.2%})"

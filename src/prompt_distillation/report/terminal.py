@@ -6,7 +6,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from prompt_distillation.evaluation.intervals import Interval
 from prompt_distillation.evaluation.schema import (
     UNPARSEABLE,
     ConfusionMatrix,
@@ -15,6 +14,7 @@ from prompt_distillation.evaluation.schema import (
     Result,
     WorstLabel,
 )
+from prompt_distillation.intervals import Interval
 from prompt_distillation.report.safe_text import safe_for_terminal, shorten
 
 RULE = "=" * 80
