@@ -15,8 +15,14 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return request.getfixturevalue(f"{request.param}_engine")
 
 
+# The tiny model walks from token to token: another first one leads to another end.
 REQUESTS = [
-    ask(f"text number {number} " + "x" * number, system=LONG_PROMPT, max_tokens=40)
+    ask(
+        f"text {number} " + "x" * number,
+        system=LONG_PROMPT,
+        prefill=chr(97 + number),
+        max_tokens=40,
+    )
     for number in range(24)
 ]
 

@@ -50,6 +50,8 @@ async def texts(model: Path, kind: str, **options: object) -> list[str]:
 async def test_two_shares_of_a_merged_adapter_write_what_transformers_writes(
     tiny_models, adapter: Path
 ) -> None:
+    # The session's own engine may be running.
+    before = set(psutil.Process().children(recursive=True))
     plain = await texts(tiny_models.student, "transformers")
     adapted = await texts(tiny_models.student, "transformers", adapter=adapter)
     shared = await texts(
@@ -59,7 +61,7 @@ async def test_two_shares_of_a_merged_adapter_write_what_transformers_writes(
     # Kernels round differently, so a near tie goes the other way now and then.
     same = [one == other for one, other in zip(adapted, shared, strict=True)]
     assert sum(same) >= 0.75 * len(same)
-    assert not psutil.Process().children(recursive=True)
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

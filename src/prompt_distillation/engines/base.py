@@ -107,6 +107,10 @@ class EngineOptions:
         request_timeout_seconds: of one request to a server.
         seed: of the engine itself.
         trust_remote_code: run Python code that ships with the model.
+        ray_address: run the engine on the workers of this Ray cluster (``auto``, ``local``,
+            ``HOST:PORT`` or ``ray://HOST:PORT``); None runs it here.
+        ray_workers: engines on the cluster; None fills its GPUs, or takes one a machine where
+            there are none.
     """
 
     model: str
@@ -123,6 +127,8 @@ class EngineOptions:
     request_timeout_seconds: float = 600.0
     seed: int = 0
     trust_remote_code: bool = False
+    ray_address: str | None = None
+    ray_workers: int | None = None
 
 
 class Engine(Protocol):
