@@ -11,6 +11,13 @@ def test_a_row_is_taken_apart_into_context_and_answer():
     assert questions(rows, limit=2) == [Question([5, 6], [7, 8])] * 2
 
 
+def test_the_rows_asked_are_spread_over_the_file():
+    rows = [EncodedRow([i, 7], [-100, 7]) for i in range(10)]
+    assert [question.context[0] for question in questions(rows, limit=4)] == [0, 2, 5, 7]
+    assert len(questions(rows, limit=99)) == 10
+    assert questions(rows, limit=0) == []
+
+
 def test_an_answer_is_right_if_it_is_the_label_and_then_ends():
     asked = [Question([1], [7, 2]), Question([1], [8, 9, 2]), Question([1], [7, 2])]
     assert accuracy(asked, [[7, 2, 0], [8, 9, 2], [7, 5, 2]]) == pytest.approx(2 / 3)

@@ -24,13 +24,18 @@ class Question:
 
 
 def questions(rows: Sequence[EncodedRow], *, limit: int) -> list[Question]:
-    """The first ``limit`` rows, taken apart."""
+    """At most ``limit`` rows, evenly spaced over the file, taken apart.
+
+    Evenly, because a file's first rows are often of one kind: the easy ones, or one language.
+    """
+    step = max(1, len(rows) / limit) if limit else 1
+    chosen = [rows[int(i * step)] for i in range(min(limit, len(rows)))]
     return [
         Question(
             [i for i, label in zip(row.input_ids, row.labels, strict=True) if label == IGNORED],
             [label for label in row.labels if label != IGNORED],
         )
-        for row in rows[:limit]
+        for row in chosen
     ]
 
 
