@@ -33,13 +33,9 @@ def run_cli(*argv):
 
 
 def config_of(module):
-    """The dataclass of a command's flags."""
-    (config,) = {
-        value
-        for name, value in vars(module).items()
-        if name.endswith("Config") and value.__module__.startswith("prompt_distillation.commands.")
-    }
-    return config
+    """The dataclass of a command's flags: `CompareConfig` of `compare`."""
+    command = module.__name__.rpartition(".")[2]
+    return getattr(module, f"{command.title().replace('_', '')}Config")
 
 
 def test_no_command_shows_them_all_and_is_an_error():

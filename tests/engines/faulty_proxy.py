@@ -3,11 +3,14 @@
 import asyncio
 import itertools
 import json
+import logging
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+
+logger = logging.getLogger(__name__)
 
 FAULTS = ("busy", "error", "timeout", "cut", "half", "garbage", "empty")
 
@@ -52,9 +55,9 @@ class FaultyProxy:
                     await self._one(method, path, body, writer)
                 finally:
                     self.in_flight -= 1
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError) as error:
             # The client has gone, the fault is to go, or the test is over.
-            pass
+            logger.debug("a connection ended: %r", error)
         finally:
             writer.close()
 

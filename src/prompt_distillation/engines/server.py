@@ -1,6 +1,7 @@
 """The server engine: any OpenAI-compatible endpoint, however busy or flaky it is."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -215,10 +216,8 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float:
     value = headers.get("retry-after")
     if value is None:
         return 0.0
-    try:
+    with contextlib.suppress(ValueError):
         return max(0.0, float(value))
-    except ValueError:
-        pass
     try:
         moment = parsedate_to_datetime(value)
     except ValueError:
