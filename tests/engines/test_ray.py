@@ -1,6 +1,8 @@
 """Labelling on a Ray cluster of this machine: the same dataset, whoever dies."""
 
 import json
+import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -13,17 +15,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from engines.asking import tiny_engine
+from engines.asking import ask, tiny_engine
 
 from prompt_distillation.commands.create_data import CreateDataConfig
-from prompt_distillation.engines import EngineOptions
+from prompt_distillation.engines import Completion, EngineOptions, RequestFailedError
 from prompt_distillation.engines.ray_cluster import Machine, plan_workers
-from prompt_distillation.errors import ConfigError, EngineError
+from prompt_distillation.engines.ray_worker import EngineWorker, OpenedEngine
+from prompt_distillation.errors import ConfigError, EngineError, ModelError
 
 pytest.importorskip("ray")
 
 ROOT = Path(__file__).parents[2]
-INPUTS = 60
+INPUTS = 120
 
 
 def closed_port() -> int:
@@ -99,7 +102,9 @@ def command(folder: Path, *arguments: str | Path) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Inputs, and a task whose every text is an answer: a random model has no other."""
-    (tmp_path / "in.txt").write_text("".join(f"number {number}\n" for number in range(INPUTS)))
+    texts = [f"number {number}" for number in range(INPUTS)]
+    texts[INPUTS // 2] += " which is too long for the model" * 200
+    (tmp_path / "in.txt").write_text("\n".join(texts))
     task = tmp_path / "task"
     task.mkdir()
     (task / "task.yaml").write_text("name: t\nkind: generation\nprompt_file: prompt.md\n")
@@ -110,8 +115,12 @@ def folder(tmp_path: Path) -> Path:
 @contextmanager
 def running(arguments: list[str], log: Path) -> Iterator[psutil.Popen]:
     """A process whose whole tree does not outlive the test."""
+    # Ray would keep the token of its own cluster in the home folder.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with log.open("w") as file:
-        process = psutil.Popen(arguments, cwd=ROOT, stdout=file, stderr=file)
+        process = psutil.Popen(
+            arguments, cwd=ROOT, stdout=file, stderr=file, env=os.environ | token
+        )
     tree: list[psutil.Process] = []
     try:
         yield process
@@ -166,6 +175,8 @@ def test_workers_that_are_killed_cost_nothing(folder, stopping_model):
     assert "Traceback" not in log.read_text()
     for part in ("jsonl", "heldout.jsonl"):
         assert (folder / f"ray.{part}").read_bytes() == (folder / f"alone.{part}").read_bytes()
+    (failed,) = (row["error"] for row in rows_of(journal) if "error" in row)
+    assert "leaves no room for an answer: the limit of both together is 4096" in failed
     dataset = (folder / "ray.jsonl").read_bytes() + (folder / "ray.heldout.jsonl").read_bytes()
     assert dataset.count(b"\n") > INPUTS / 2
     asked = Counter((row["key"], row["vote"], row["attempt"]) for row in rows_of(journal))
@@ -188,3 +199,19 @@ def test_no_cluster_is_one_line(folder, tiny_models):
         f"error: no Ray cluster at --ray_address {address}"
     )
     assert "Traceback" not in done.stderr
+
+
+async def test_a_worker_returns_what_a_user_can_mend(tiny_models, tmp_path):
+    worker = EngineWorker()
+    missing = await worker.open("transformers", EngineOptions(model=str(tmp_path / "nowhere")))
+    assert isinstance(missing, ModelError)
+    await worker.close()
+    worker = EngineWorker()
+    opened = await worker.open(
+        "transformers", EngineOptions(model=str(tiny_models.student), max_concurrency=3)
+    )
+    assert opened == OpenedEngine(name="transformers", concurrency=3)
+    assert isinstance(await worker.complete(ask("5 " * 4096)), RequestFailedError)
+    assert isinstance(await worker.complete(ask("5")), Completion)
+    await worker.close()
+    assert isinstance(await worker.complete(ask("5")), EngineError)

@@ -55,6 +55,12 @@ class CreateDataConfig:
         0.0, "share of the votes the label needs; inputs below it are rejected"
     )
     tensor_parallel_size: int = option(1, "GPUs that share one copy of the teacher")
+    ray_address: str | None = option(
+        None, "label on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT; none: here alone"
+    )
+    ray_workers: int | None = option(
+        None, "teachers on the cluster; none: as its GPUs allow, without GPUs one a machine"
+    )
     max_model_len: int | None = option(None, "longest prompt + answer in tokens; none: the model's")
     gpu_memory_utilization: float = option(0.9, "share of each GPU's memory vLLM may take")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = option("auto", "of the weights")
@@ -94,6 +100,7 @@ class CreateDataConfig:
             check_range(name, vars(self)[name], low=1)
         for name in ("max_thinking_tokens", "max_model_len", "max_concurrency", "max_samples"):
             check_range(name, vars(self)[name], low=1)
+        check_range("ray_workers", self.ray_workers, low=1)
         check_range("max_retries", self.max_retries, low=0, high=20)
         check_range("min_agreement", self.min_agreement, low=0, high=1)
         check_range("gpu_memory_utilization", self.gpu_memory_utilization, low=0.01, high=1)
@@ -111,6 +118,16 @@ class CreateDataConfig:
             )
         if self.engine == "server" and not self.server_url and not self.merge:
             raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")
+        if self.engine == "server" and self.ray_address:
+            raise ConfigError(
+                "--ray_address is for engines that load the teacher; leave it out with --engine "
+                "server"
+            )
+        if self.ray_workers and not self.ray_address:
+            raise ConfigError(
+                f"--ray_workers is {self.ray_workers} without a cluster; pass --ray_address too, "
+                "e.g. local"
+            )
 
 
 def main(argv: Sequence[str]) -> int | None:

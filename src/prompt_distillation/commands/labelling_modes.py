@@ -1,6 +1,7 @@
 """What `create_data` does with its flags: label, label a shard, merge, or look before it pays."""
 
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -33,7 +34,9 @@ def run_mode(config: CreateDataConfig) -> None:
         # Reading a million inputs takes longer than seeing that there is no such model.
         resolve_model(config.model_name)
     if config.dry_run:
-        dry_run(job, lambda: open_teacher(config), _look(config), Console())
+        # The estimate is of one teacher's hours, also where a cluster would run many.
+        alone = replace(config, ray_workers=1) if config.ray_address else config
+        dry_run(job, lambda: open_teacher(alone), _look(config), Console())
         return
     reporting = Reporting(interval_seconds=config.progress_seconds, config=resolved(config))
     if config.merge:
@@ -105,6 +108,8 @@ def engine_options(config: CreateDataConfig) -> EngineOptions:
         request_timeout_seconds=config.request_timeout_seconds,
         seed=config.seed,
         trust_remote_code=config.trust_remote_code,
+        ray_address=config.ray_address,
+        ray_workers=config.ray_workers,
     )
 
 

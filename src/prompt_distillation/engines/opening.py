@@ -50,7 +50,13 @@ async def open_engine(kind: EngineKind, options: EngineOptions) -> AsyncIterator
         EngineError: the engine cannot be had on this machine, or the server does not answer.
         ModelError: there is no such model or adapter.
     """
-    engine = await _start(resolve_engine_kind(kind), options)
+    if options.ray_address is not None:
+        from prompt_distillation.engines.ray import start_on_ray
+
+        # Each worker resolves the kind itself: this machine may have no GPU, and theirs have.
+        engine: Engine = await start_on_ray(kind, options)
+    else:
+        engine = await _start(resolve_engine_kind(kind), options)
     try:
         yield engine
     finally:

@@ -1,0 +1,252 @@
+"""Engines on many machines: a pool of Ray actors behind the Protocol of one engine.
+
+Each actor opens a real engine in a process of its own, on its own GPUs, and has many requests in
+flight. An actor that dies is replaced, and what it had not finished goes to the others. A request
+carries its own seed, so where it is completed does not matter, and whoever asks keeps one journal
+as ever.
+
+Every machine of the cluster needs this package, of the same version, and the same Python and Ray;
+a model or an adapter that is a folder has to be at the same path on all of them.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prompt_distillation.engines.base import (
+    Completion,
+    EngineKind,
+    EngineOptions,
+    Request,
+)
+from prompt_distillation.engines.ray_actor import RayActor, WorkerDiedError
+from prompt_distillation.engines.ray_cluster import Placement, joined_cluster, plan_workers
+from prompt_distillation.engines.ray_worker import OpenedEngine
+from prompt_distillation.errors import EngineError, ModelError
+
+logger = logging.getLogger(__name__)
+
+REPLACEMENTS_PER_WORKER = 3
+# Before an engine that did not open is tried again: memory of the one before may still be in use.
+REOPEN_SECONDS = 10.0
+REPORT_SECONDS = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """An actor whose engine is open.
+
+    Attributes:
+        actor: whom to ask.
+        concurrency: how many requests its engine wants in flight.
+        died: set, with the reason, when it is found dead.
+        in_flight: how many requests it has.
+    """
+
+    actor: RayActor
+    concurrency: int
+    died: asyncio.Future[str]
+    in_flight: int = 0
+
+
+class RayEngine:
+    """Workers on a Ray cluster, as one engine. Use `start_on_ray`.
+
+    ``name`` is that of the workers' engines, once one is open.
+
+    Args:
+        kind: of the engine that each worker opens.
+        options: of that engine.
+        placements: what each worker takes.
+        cluster: leaves the cluster when it is closed.
+    """
+
+    name = "ray"
+    concurrency = 1
+
+    def __init__(
+        self,
+        kind: EngineKind,
+        options: EngineOptions,
+        placements: Sequence[Placement],
+        cluster: AsyncExitStack,
+    ) -> None:
+        self._kind = kind
+        self._options = options
+        self._cluster = cluster
+        self._total_concurrency = options.max_concurrency
+        if options.max_concurrency is not None:
+            each = math.ceil(options.max_concurrency / len(placements))
+            self._options = replace(options, max_concurrency=each)
+        self._ready: list[_Worker] = []
+        self._has_opened = False
+        self._changed = asyncio.Condition()
+        self._failure: Exception | None = None
+        self._replacements_left = REPLACEMENTS_PER_WORKER * len(placements)
+        self._count = len(placements)
+        self._keepers = [
+            asyncio.create_task(self._keep(number, placement))
+            for number, placement in enumerate(placements, start=1)
+        ]
+
+    async def complete(self, request: Request) -> Completion:
+        """Complete one conversation on the worker with most room; if it dies, on another."""
+        while True:
+            worker = await self._acquire()
+            try:
+                return await worker.actor.complete(request)
+            except WorkerDiedError as error:
+                if not worker.died.done():
+                    worker.died.set_result(str(error))
+            finally:
+                worker.in_flight -= 1
+                async with self._changed:
+                    self._changed.notify()
+
+    async def wait_until_open(self) -> None:
+        """Wait for the first engine; the others join when they are open.
+
+        Raises:
+            EngineError: it cannot be had.
+            ModelError: there is no such model on the worker's machine.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(REPORT_SECONDS), self._changed:
+                    await self._changed.wait_for(lambda: self._has_opened or self._failure)
+                break
+            except TimeoutError:
+                logger.info("waiting for the first of %d engines on Ray to open", self._count)
+        if self._failure is not None:
+            raise self._failure
+
+    async def aclose(self) -> None:
+        """Free the engines and leave the cluster."""
+        self._failure = self._failure or EngineError("the engine on Ray is closed")
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        async with self._changed:
+            self._changed.notify_all()
+        await self._cluster.aclose()
+
+    async def _acquire(self) -> _Worker:
+        """Reserve room on the worker that has the largest share of its own left."""
+        async with self._changed:
+            while self._failure is None:
+                alive = (worker for worker in self._ready if not worker.died.done())
+                worker = min(alive, key=_load, default=None)
+                if worker is not None and worker.in_flight < worker.concurrency:
+                    worker.in_flight += 1
+                    return worker
+                await self._changed.wait()
+        raise self._failure
+
+    async def _keep(self, number: int, placement: Placement) -> None:
+        """Keep worker ``number`` running, by replacing it, until the pool is closed or fails."""
+        try:
+            while True:
+                try:
+                    await self._serve(number, placement)
+                except WorkerDiedError as error:
+                    self._allow_replacement(number, error)
+                except (EngineError, ModelError) as error:
+                    if not self._has_opened:  # nor would it the next time
+                        raise
+                    self._allow_replacement(number, error)
+                    await asyncio.sleep(REOPEN_SECONDS)
+        except Exception as error:  # noqa: BLE001 - whoever waits for a completion raises it
+            self._failure = self._failure or error
+            async with self._changed:
+                self._changed.notify_all()
+
+    def _allow_replacement(self, number: int, error: Exception) -> None:
+        reason = str(error)
+        if not self._replacements_left:
+            raise EngineError(
+                f"{REPLACEMENTS_PER_WORKER * self._count + 1} times a worker on Ray died, the last "
+                f"time: {reason}; mend that, then run the same command again to go on"
+            ) from error
+        self._replacements_left -= 1
+        logger.warning(
+            "worker %d died and is replaced, what it had not finished goes to others: %s",
+            number, reason,
+        )  # fmt: skip
+
+    async def _serve(self, number: int, placement: Placement) -> None:
+        """One life of a worker: start it, open its engine, and wait for its end.
+
+        Raises:
+            WorkerDiedError: it died.
+            EngineError, ModelError: its engine cannot be opened.
+        """
+        actor = RayActor(placement)
+        try:
+            where = await actor.where()
+            opened = await actor.open(self._kind, self._options)
+            logger.info("worker %d of %d is open on %s", number, self._count, where)
+            reason = await self._until_death(actor, opened)
+            raise WorkerDiedError(f"{where}: {reason}")
+        finally:
+            await actor.end()
+
+    async def _until_death(self, actor: RayActor, opened: OpenedEngine) -> str:
+        """Let requests come to a worker until it is found dead; returns the reason."""
+        worker = _Worker(actor, opened.concurrency, asyncio.get_running_loop().create_future())
+        if not self._has_opened:
+            self._has_opened = True
+            self.name = opened.name
+            self.concurrency = self._total_concurrency or opened.concurrency * self._count
+        self._ready.append(worker)
+        try:
+            async with self._changed:
+                self._changed.notify_all()
+            return await worker.died
+        finally:
+            self._ready.remove(worker)
+
+
+def _load(worker: _Worker) -> float:
+    return worker.in_flight / worker.concurrency
+
+
+async def start_on_ray(kind: EngineKind, options: EngineOptions) -> RayEngine:
+    """Join the cluster and open an engine on each worker; returns when the first is open.
+
+    Raises:
+        EngineError: Ray is not installed, there is no cluster or no room in it, or a worker's
+            engine cannot be opened.
+        ModelError: there is no such model where a worker runs.
+    """
+    assert options.ray_address is not None
+    if kind == "server":
+        raise EngineError(
+            "--ray_address is for engines that load the model; a server does so itself: leave "
+            "the flag out with --engine server"
+        )
+    async with AsyncExitStack() as stack:
+        machines = await stack.enter_async_context(joined_cluster(options.ray_address))
+        placements = plan_workers(machines, options, workers=options.ray_workers)
+        engine = RayEngine(kind, _for_workers(options), placements, stack.pop_all())
+    try:
+        await engine.wait_until_open()
+    except BaseException:
+        await engine.aclose()
+        raise
+    return engine
+
+
+def _for_workers(options: EngineOptions) -> EngineOptions:
+    """The options as a worker reads them, whose current folder is another."""
+    model = Path(options.model)
+    return replace(
+        options,
+        model=str(model.absolute()) if model.exists() else options.model,
+        adapter=options.adapter.absolute() if options.adapter else None,
+        ray_address=None,
+        ray_workers=None,
+    )
