@@ -29,18 +29,27 @@ WAYS = {"batched": "free", "constrained": "constrained", "scored": "scored"}
 
 
 def one_at_a_time(
-    model: ResolvedModel, inputs: Sequence[Input], task: Task, *, max_tokens: int
+    model: ResolvedModel, inputs: Sequence[Input], task: Task, *, max_tokens: int, merged: bool
 ) -> tuple[float, float]:
-    """Seconds to load, and seconds per input, of a plain loop over `generate`."""
+    """Seconds to load, and seconds per input, of a plain loop over `generate`.
+
+    The adapter is merged first, or left as PEFT loads it: most scripts do the latter.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     started = time.perf_counter()
     language_model = AutoModelForCausalLM.from_pretrained(model.base, dtype="auto")
     if model.adapter is not None:
+        from peft import PeftModel
+
         from prompt_distillation.checkpoints import merged_in_memory
 
-        language_model = merged_in_memory(language_model, model.adapter)
+        language_model = (
+            merged_in_memory(language_model, model.adapter)
+            if merged
+            else PeftModel.from_pretrained(language_model, str(model.adapter))
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     language_model = language_model.to(device).eval()
     tokenizer = AutoTokenizer.from_pretrained(str(model.adapter or model.base))
@@ -102,17 +111,28 @@ def main() -> None:
     selection = select(inputs, training, split="all", max_samples=None, truth=None)
     max_tokens = default_max_tokens(task, with_prompt=False, thinking=False)
     some = inputs[: arguments.one_at_a_time]
-    loading, each = one_at_a_time(model, some, task, max_tokens=max_tokens)
-    alone = each * len(inputs)
     print(f"{len(inputs)} inputs, {arguments.model}")
-    print(f"one at a time (timed on {len(some)}): load {loading:.1f} s, run {alone:.1f} s")
+    loops = {}
+    for name in ("adapter merged", "adapter as loaded") if model.adapter else ("whole model",):
+        loading, each = one_at_a_time(
+            model, some, task, max_tokens=max_tokens, merged=name == "adapter merged"
+        )
+        loops[name] = (loading, each * len(inputs))
+        print(
+            f"one at a time, {name} (timed on {len(some)}): load {loading:.1f} s, "
+            f"run {each * len(inputs):.1f} s"
+        )
     for way in arguments.ways.split(","):
         startup, run, right = batched(way, model, selection, task, arguments)
         print(
             f"{way}: start {startup:.1f} s, run {run:.1f} s ({len(inputs) / run:.0f}/s, "
-            f"{right:.1%} right): {alone / run:.1f} times as fast, "
-            f"{(loading + alone) / (startup + run):.1f} times with start-up"
+            f"{right:.1%} right)"
         )
+        for name, (loading, alone) in loops.items():
+            print(
+                f"  against {name}: {alone / run:.1f} times as fast, "
+                f"{(loading + alone) / (startup + run):.1f} times with start-up"
+            )
 
 
 if __name__ == "__main__":

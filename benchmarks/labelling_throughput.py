@@ -120,7 +120,7 @@ async def run_ours(engine: Engine, job: Job, number: int) -> float:
             ballots=job.ballots(),
             keys=job.keys(identity),
             journal=journal,
-            progress=Progress(0, interval_seconds=60.0),
+            progress=Progress(sum(1 for _ in job.source.read()), interval_seconds=60.0),
         )
         await labeller.label_with(engine, job.source.read())
     return time.perf_counter() - started

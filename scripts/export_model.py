@@ -1,4 +1,4 @@
-"""From adapter to product: a merged checkpoint with a model card, if the adapter proves alive.
+r"""From adapter to product: a merged checkpoint with a model card, if the adapter proves alive.
 
 ::
 
