@@ -121,6 +121,10 @@ class Ballots:
         """
         if not attempts:
             return self._first_steps
+        if len(attempts) == 1 and self._policy.num_votes == 1:
+            verdict = self._at_once(attempts[0])
+            if verdict is not None:
+                return verdict
         votes = self._votes_of(attempts)
         counts: Counter[str] = Counter()
         drawn: list[_Vote] = []
@@ -135,6 +139,25 @@ class Ballots:
                 return self._verdict(drawn, counts)
         end = len(drawn) + self._votes_to_decide(counts, len(drawn))
         return self._steps(len(drawn), end, votes)
+
+    def _at_once(self, attempt: Attempt) -> Verdict | None:
+        """The verdict where the only vote has its answer: nearly every input, so it must be quick.
+
+        None where it takes more than that; then the long way decides.
+        """
+        answer = self.read(attempt)
+        if answer.text is None or (attempt.vote, attempt.attempt) != (0, 0):
+            return None
+        return Verdict(
+            answer=answer.text,
+            reject_reason=None,
+            votes={answer.text: 1},
+            cast=1,
+            agreement=1.0,
+            reasoning=answer.reasoning,
+            decisive=attempt,
+            answers={(0, 0): answer},
+        )
 
     def read(self, attempt: Attempt) -> Answer:
         """The answer of one attempt."""
