@@ -37,7 +37,7 @@ class RayActor:
 
     def __init__(self, placement: Placement) -> None:
         self._ray = import_ray()
-        self._has_process = False
+        self._is_open = False
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         # Soft: where that machine is lost, another takes its place.
@@ -59,7 +59,6 @@ class RayActor:
             EngineError: no worker can start on that machine.
         """
         where: str = await self._answer(self._actor.where.remote())
-        self._has_process = True
         return where
 
     async def open(self, kind: EngineKind, options: EngineOptions) -> OpenedEngine:
@@ -72,6 +71,7 @@ class RayActor:
         outcome = await self._answer(self._actor.open.remote(kind, options))
         if not isinstance(outcome, OpenedEngine):
             raise outcome
+        self._is_open = True
         return outcome
 
     async def complete(self, request: Request) -> Completion:
@@ -94,9 +94,12 @@ class RayActor:
         raise WorkerDiedError(str(outcome))
 
     async def end(self) -> None:
-        """Stop the engine in order, if that still can be done, and the process in any case."""
+        """Stop the engine in order, and the process in any case.
+
+        One that is still opening is not waited for: Ray ends a worker's child processes too.
+        """
         try:
-            if self._has_process:
+            if self._is_open:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._answer(self._actor.close.remote())
         except (WorkerDiedError, TimeoutError) as error:

@@ -1,6 +1,5 @@
 """One engine in a process of its own, on whichever machine of a cluster Ray starts it."""
 
-import asyncio
 import os
 import platform
 from contextlib import AsyncExitStack
@@ -40,7 +39,6 @@ class EngineWorker:
         self._share = share
         self._shares = shares
         self._engine: Engine | None = None
-        self._opening: asyncio.Task[Engine] | None = None
         self._stack = AsyncExitStack()
 
     async def where(self) -> str:
@@ -53,10 +51,8 @@ class EngineWorker:
         """Load the model; what `open_engine` raises is returned."""
         if self._shares > 1:
             _keep_to_share(self._share, self._shares, options.tensor_parallel_size)
-        entering = self._stack.enter_async_context(open_engine(kind, options))
-        self._opening = asyncio.create_task(entering)
         try:
-            self._engine = await self._opening
+            self._engine = await self._stack.enter_async_context(open_engine(kind, options))
         except (EngineError, ModelError) as error:
             return error
         return OpenedEngine(name=self._engine.name, concurrency=self._engine.concurrency)
@@ -71,11 +67,8 @@ class EngineWorker:
             return error
 
     async def close(self) -> None:
-        """Free the engine, also one that is still being opened."""
+        """Free the engine."""
         self._engine = None
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.wait([self._opening])
         await self._stack.aclose()
 
 

@@ -42,7 +42,7 @@ async def start_vllm(options: EngineOptions) -> VllmEngine:
             options = merged.options
     before = _child_pids()
     try:
-        with _environment(options, device=device), warnings.catch_warnings():
+        with vllm_environment(options, device=device), warnings.catch_warnings():
             # vLLM's imports warn of the futures of its own libraries: nothing a user can mend.
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
@@ -63,7 +63,7 @@ async def start_vllm(options: EngineOptions) -> VllmEngine:
 
 
 @contextmanager
-def _environment(options: EngineOptions, *, device: str) -> Iterator[None]:
+def vllm_environment(options: EngineOptions, *, device: str) -> Iterator[None]:
     """Defaults that vLLM takes from the environment only; what the user set stays.
 
     They must stand before vLLM is imported, and its processes inherit them when they start.

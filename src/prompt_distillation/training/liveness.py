@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from prompt_distillation.engines.base import EngineOptions
+from prompt_distillation.engines.devices import choose_device
 from prompt_distillation.training.answering import Question
 
 BASE = "base"
@@ -148,12 +150,19 @@ def score_served(
     folder: Path, asked: Sequence[Question], answers: Sequence[list[int]]
 ) -> torch.Tensor:
     """As `score`, by a vLLM engine that loads the merged checkpoint in ``folder``."""
-    from vllm import LLM, SamplingParams
+    from prompt_distillation.engines.vllm_start import vllm_environment
 
+    options = EngineOptions(model=str(folder))
     longest = max(len(question.context) for question in asked) + max(map(len, answers))
-    engine = LLM(
-        model=str(folder), enforce_eager=True, max_model_len=longest + 8, disable_log_stats=True
-    )
+    with vllm_environment(options, device=choose_device(options)):
+        from vllm import LLM, SamplingParams
+
+        engine = LLM(
+            model=options.model,
+            enforce_eager=True,
+            max_model_len=longest + 8,
+            disable_log_stats=True,
+        )
     prompts = [
         {"prompt_token_ids": [*question.context, *answer]}
         for question in asked
