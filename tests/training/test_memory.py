@@ -7,6 +7,7 @@ from training.tiny_student import build_student
 from transformers import Qwen3MoeConfig
 
 from prompt_distillation.training.adapter import LoraSettings, lora_config
+from prompt_distillation.training.expert_lora import set_expert_lora
 from prompt_distillation.training.memory import Plan, account
 from prompt_distillation.training.targets import find_targets
 
@@ -43,11 +44,16 @@ def test_lasting_memory_is_counted_from_the_shapes(model):
     assert account(model.config, replace(PLAN, optimizer="adamw_8bit")).optimizer == 2 * trained
 
 
-@pytest.mark.parametrize("kind", ["qwen3_moe", "qwen3", "gpt2"])
-def test_counted_activations_are_what_a_real_forward_pass_saves(kind):
+@pytest.mark.parametrize(
+    ("kind", "expert_lora"),
+    [("qwen3_moe", "activations"), ("qwen3_moe", "folded"), ("qwen3", "auto"), ("gpt2", "auto")],
+)
+def test_counted_activations_are_what_a_real_forward_pass_saves(kind, expert_lora):
     model = build_student(kind, 400)
     targets = find_targets(model, "all-linear")
-    adapted = get_peft_model(model, lora_config(LORA, targets, expert_rank=4)).train()
+    adapter = lora_config(LORA, targets, expert_rank=4)
+    set_expert_lora(model, adapter, targets, expert_lora)
+    adapted = get_peft_model(model, adapter).train()
     own = {parameter.untyped_storage().data_ptr() for parameter in adapted.parameters()}
     saved = {}
 
@@ -66,7 +72,8 @@ def test_counted_activations_are_what_a_real_forward_pass_saves(kind):
             use_cache=False,
         )
     assert output is not None
-    counted = account(model.config, PLAN)
+    lora = replace(LORA, expert_lora=expert_lora)
+    counted = account(build_student(kind, 400).config, replace(PLAN, lora=lora))
     assert counted.layers == pytest.approx(sum(saved.values()), rel=0.1)
 
 
@@ -87,7 +94,9 @@ def test_the_reference_rank_on_every_expert_does_not_fit_80_gib_and_the_default_
     )  # fmt: skip
     plan = Plan(
         base_dtype_bytes=2,
-        lora=LoraSettings(rank=32, alpha=16, expert_rank=32, targets="all-linear"),
+        lora=LoraSettings(
+            rank=32, alpha=16, expert_rank=32, targets="all-linear", expert_lora="folded"
+        ),
         tokens_per_pass=8192,
         trained_tokens_per_pass=64,
         gradient_checkpointing=True,

@@ -57,6 +57,11 @@ class TrainConfig:
     lora_targets: str = option(
         "all-linear", "all-linear (attention and experts, not the router), attention, or names"
     )
+    expert_lora: Literal["auto", "activations", "folded"] = option(
+        "auto",
+        "activations: an expert's adapter works on the tokens routed to it; folded: PEFT's way, "
+        "into all experts on every pass (slower, more memory); auto: activations where supported",
+    )
     num_train_epochs: float = option(1.0, "passes over the rows")
     per_device_train_batch_size: int = option(4, "rows per device and pass, before filling")
     gradient_accumulation_steps: int = option(4, "passes per optimizer step, before filling")

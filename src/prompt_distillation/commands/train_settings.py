@@ -39,6 +39,7 @@ def run_settings(
         alpha=config.lora_alpha,
         expert_rank=config.lora_expert_rank,
         targets=config.lora_targets,
+        expert_lora=config.expert_lora,
     )
     model = ModelSettings(
         name=config.model_name,

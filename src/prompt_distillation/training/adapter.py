@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from prompt_distillation.training.targets import Targets, kind_of
+
+ExpertLora = Literal["auto", "activations", "folded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +18,14 @@ class LoraSettings:
         alpha: the update is scaled by alpha / rank.
         expert_rank: of each expert in a fused stack.
         targets: ``all-linear``, ``attention``, or names separated by commas.
+        expert_lora: how the update of a fused expert is applied (`expert_lora.set_expert_lora`).
     """
 
     rank: int
     alpha: int
     expert_rank: int | None
     targets: str
+    expert_lora: ExpertLora = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from prompt_distillation.training.adapter import LoraSettings, count_parameters, lora_config
+from prompt_distillation.training.expert_lora import IMPLEMENTATION, ParamWrapper, set_expert_lora
 from prompt_distillation.training.targets import (
+    active_experts,
     default_expert_rank,
     find_targets,
     number_of_experts,
@@ -42,7 +44,7 @@ class MemoryAccount:
         optimizer: its state.
         checkpoints: layer inputs kept for the backward pass.
         layers: what autograd saves: of one layer, or of all without gradient checkpointing.
-        folded: the gradient of the largest expert stack with its adapter folded in.
+        experts: what the backward pass of adapted experts takes beside what was saved.
         logits: of the trained tokens of a pass, and their gradient.
         context: of the device itself.
     """
@@ -53,7 +55,7 @@ class MemoryAccount:
     optimizer: float
     checkpoints: float
     layers: float
-    folded: float
+    experts: float
     logits: float
     context: float
 
@@ -61,7 +63,7 @@ class MemoryAccount:
     def total(self) -> float:
         """The peak: what lasts, and the larger of a backward pass and its end."""
         lasting = self.weights + self.adapters + self.gradients + self.optimizer + self.context
-        return lasting + self.checkpoints + max(self.layers + self.folded, self.logits)
+        return lasting + self.checkpoints + max(self.layers + self.experts, self.logits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ def account(config: Any, plan: Plan) -> MemoryAccount:
         optimizer=trainable * _state_bytes(plan.optimizer),
         checkpoints=layers * plan.tokens_per_pass * hidden * compute_bytes if checkpointing else 0,
         layers=per_layer if checkpointing else layers * per_layer,
-        folded=_largest_stack(model) * compute_bytes,
+        experts=_expert_gradients(model, plan.tokens_per_pass) * compute_bytes,
         # Scores in float32, their exponentials and their gradient.
         logits=3 * 4 * plan.trained_tokens_per_pass * vocabulary,
         context=CUDA_CONTEXT_BYTES if plan.on_gpu else 0,
@@ -146,15 +148,30 @@ def _model(config: Any, lora: LoraSettings | None, *, dtype: torch.dtype) -> Any
         return model
     expert_rank = lora.expert_rank or default_expert_rank(config, lora.rank)
     targets = find_targets(model, lora.targets)
-    return get_peft_model(model, lora_config(lora, targets, expert_rank=expert_rank))
+    adapter = lora_config(lora, targets, expert_rank=expert_rank)
+    set_expert_lora(model, adapter, targets, lora.expert_lora)
+    return get_peft_model(model, adapter)
 
 
-def _largest_stack(model: Any) -> int:
-    """Numbers in the largest fused expert stack that carries an adapter; 0 without one."""
-    from peft.tuners.lora import ParamWrapper
+def _expert_gradients(model: Any, tokens: int) -> int:
+    """Numbers that the backward pass of one layer's experts holds; 0 without adapted experts.
 
+    With the adapter folded in, the gradient of the largest stack. With the adapter on activations,
+    for the rows of each expert: the gradients of a stack's inputs, by the stack and by the adapter,
+    and the gradient of its outputs (`grouped_products.AdaptedProduct.backward`).
+    """
+    from peft.tuners import lora
+
+    rows = tokens * active_experts(model.config)
     return max(
-        (m.get_param().numel() for m in model.modules() if isinstance(m, ParamWrapper)), default=0
+        (
+            rows * (2 * module.in_features + module.out_features)
+            if isinstance(module, ParamWrapper)
+            else module.get_param().numel()
+            for module in model.modules()
+            if isinstance(module, lora.ParamWrapper)
+        ),
+        default=0,
     )
 
 
@@ -171,7 +188,8 @@ def _saved_bytes(config: Any, plan: Plan) -> int:
     hidden = config.get_text_config().hidden_size
     model = meta_model(config, plan.lora, dtype_bytes=plan.base_dtype_bytes)
     model.set_attn_implementation("memory_account")
-    if number_of_experts(config):
+    # Ours has shapes without data, and runs as it is.
+    if number_of_experts(config) and config._experts_implementation != IMPLEMENTATION:
         model.set_experts_implementation("memory_account")
     # PEFT's folding asks for autocast on the weight's device, and there is none for meta (torch
     # 2.13); PEFT cannot build on fake tensors (0.21.2). So built on the one and run on the other.

@@ -228,11 +228,15 @@ def _dataset(rows: EncodedRows) -> Any:
 
 
 def _peft_config(lora: LoraSettings | None, model: Any) -> Any:
+    from prompt_distillation.training.expert_lora import set_expert_lora
+
     if lora is None:
         return None
     targets = find_targets(model, lora.targets)
     expert_rank = lora.expert_rank or default_expert_rank(model.config, lora.rank)
-    return lora_config(lora, targets, expert_rank=expert_rank)
+    config = lora_config(lora, targets, expert_rank=expert_rank)
+    set_expert_lora(model, config, targets, lora.expert_lora)
+    return config
 
 
 def _show_start(

@@ -1,0 +1,207 @@
+"""Matrix products in groups: each token with the matrices of the expert it is routed to.
+
+Rows are sorted by expert, so that a group is a range of rows. On a GPU a product is one kernel
+(`torch.nn.functional.grouped_mm`), on a CPU a loop over the experts that have rows.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+from transformers.integrations import moe as _  # noqa: F401  registers transformers' operators
+
+ALIGNMENT_BYTES = 16
+"""Strides that `grouped_mm` takes on a GPU are multiples of it (torch 2.13)."""
+
+
+class LowRank(NamedTuple):
+    """The update of a stack of experts, scaling included.
+
+    Attributes:
+        into: A, of shape (experts, rank, in).
+        out: B, of shape (experts, out, rank).
+    """
+
+    into: torch.Tensor
+    out: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which rows belong to which expert; a row is one token with one of its experts.
+
+    Attributes:
+        order: int64 of shape (rows,): where in (tokens x experts per token) each sorted row was.
+        inverse: int64 of shape (rows,): where each row went.
+        experts: int64 of shape (rows,): the expert of each sorted row.
+        ends: int32 of shape (experts,): where the rows of each expert end.
+        per_token: rows a token has.
+    """
+
+    order: torch.Tensor
+    inverse: torch.Tensor
+    experts: torch.Tensor
+    ends: torch.Tensor
+    per_token: int
+
+    def gather(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(tokens, width) -> (rows, width): each token once for each of its experts."""
+        return tokens[self.order // self.per_token]
+
+    def sum_by_token(self, rows: torch.Tensor) -> torch.Tensor:
+        """(rows, width) -> (tokens, width), in an order that does not change between runs."""
+        return rows[self.inverse].view(-1, self.per_token, rows.shape[1]).sum(dim=1)
+
+
+def group_by_expert(chosen: torch.Tensor, num_experts: int) -> Groups:
+    """Sort (token, expert) pairs by expert.
+
+    Args:
+        chosen: expert ids of shape (tokens, experts per token).
+        num_experts: in the stack.
+    """
+    experts, order = torch.sort(chosen.reshape(-1), stable=True)
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.shape[0], device=order.device)
+    ids = torch.arange(num_experts, device=order.device, dtype=experts.dtype)
+    # Without a look at the numbers, for which a GPU would have to be waited for.
+    ends = torch.searchsorted(experts, ids, right=True, out_int32=True)
+    return Groups(order, inverse, experts, ends, chosen.shape[1])
+
+
+class FrozenStack(NamedTuple):
+    """Where a stack of expert weights is found.
+
+    Read anew for each product, in the backward pass too, and never kept: a quantised stack is
+    dequantised for the product alone, and a sharded one may have moved in between.
+    """
+
+    module: Any
+    name: str
+
+    def read(self) -> torch.Tensor:
+        """The weights, of shape (experts, in, out)."""
+        stack = getattr(self.module, self.name)
+        if stack.requires_grad:
+            raise NotImplementedError(
+                f"{self.name} is trained itself, and gets no gradient beside an adapter on "
+                "activations; pass --expert_lora folded"
+            )
+        return stack if self.module.is_transposed else stack.transpose(1, 2)
+
+
+class AdaptedProduct(torch.autograd.Function):  # type: ignore[misc]
+    """``x W + (x A^T) B^T`` with each row's own expert; W is frozen, A and B are trained.
+
+    For the backward pass it keeps x (before it is gathered, so not once per expert), A, B and
+    x A^T. What is left to plain autograd would be the gathered x as well.
+    """
+
+    @staticmethod
+    def of(
+        inputs: torch.Tensor,
+        stack: FrozenStack,
+        update: LowRank | None,
+        groups: Groups,
+        *,
+        gather: bool = False,
+    ) -> torch.Tensor:
+        """The product as a tensor of shape (rows, out) in the dtype of the stack.
+
+        Args:
+            inputs: (rows, in); with ``gather`` (tokens, in).
+            stack: W.
+            update: A and B; None leaves the stack as it is.
+            groups: the rows of each expert.
+            gather: make rows of tokens first.
+        """
+        dtype = stack.read().dtype
+        into, out = (None, None) if update is None else _padded(update, dtype)
+        return AdaptedProduct.apply(inputs.to(dtype), into, out, stack, groups, gather)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: torch.Tensor,
+        into: torch.Tensor | None,
+        out: torch.Tensor | None,
+        stack: FrozenStack,
+        groups: Groups,
+        gather: bool,
+    ) -> torch.Tensor:
+        """As `of`, with A and B in the dtype of the stack."""
+        rows = groups.gather(inputs) if gather else inputs
+        product = _rows_by_stack(rows, stack.read(), groups.ends)
+        low = None
+        if into is not None and out is not None:
+            low = _rows_by_stack(rows, into.transpose(1, 2), groups.ends)  # (rows, rank)
+            product += _rows_by_stack(low, out.transpose(1, 2), groups.ends)
+            ctx.save_for_backward(inputs, into, out, low)
+        ctx.stack, ctx.groups, ctx.gather = stack, groups, gather
+        return product
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of the inputs, of A and of B."""
+        groups, ends = ctx.groups, ctx.groups.ends
+        gradient = gradient.contiguous()
+        of_inputs = of_into = of_out = of_low = None
+        if ctx.saved_tensors:
+            inputs, into, out, low = ctx.saved_tensors
+            of_low = _rows_by_stack(gradient, out, ends)
+            of_out = _rows_by_rows(gradient, low, ends)
+            of_into = _rows_by_rows(of_low, groups.gather(inputs) if ctx.gather else inputs, ends)
+        if ctx.needs_input_grad[0]:
+            of_inputs = _rows_by_stack(gradient, ctx.stack.read().transpose(1, 2), ends)
+            if of_low is not None:
+                of_inputs += _rows_by_stack(of_low, into, ends)
+            if ctx.gather:
+                of_inputs = groups.sum_by_token(of_inputs)
+        return of_inputs, of_into, of_out, None, None, None
+
+
+def _padded(update: LowRank, dtype: torch.dtype) -> LowRank:
+    """A and B in the dtype of the products, with zeros up to a rank that a GPU's kernel takes."""
+    step = ALIGNMENT_BYTES // dtype.itemsize
+    missing = -update.into.shape[1] % step
+    return LowRank(
+        functional.pad(update.into.to(dtype), (0, 0, 0, missing)),
+        functional.pad(update.out.to(dtype), (0, missing)),
+    )
+
+
+def _rows_by_stack(rows: torch.Tensor, stack: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """(rows, in) by (experts, in, out): each row by its own expert's matrix."""
+    if _has_kernel(rows, stack.shape[1], stack.shape[2]):
+        return functional.grouped_mm(rows, stack, offs=ends)
+    # The loop that transformers falls back to; an operator, so that a quantised stack is
+    # dequantised once and not for each expert, and that it has a shape without data.
+    return torch.ops.transformers.grouped_mm_fallback(rows, stack, ends)
+
+
+def _rows_by_rows(left: torch.Tensor, right: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """(rows, one) by (rows, other) -> (experts, one, other): each expert's sum over its rows."""
+    if _has_kernel(left, left.shape[1], right.shape[1]):
+        return functional.grouped_mm(left.transpose(0, 1), right, offs=ends)
+    sums = left.new_zeros(ends.shape[0], left.shape[1], right.shape[1])
+    start = 0
+    for expert, end in enumerate(ends.tolist()):
+        if end > start:
+            torch.mm(left[start:end].transpose(0, 1), right[start:end], out=sums[expert])
+        start = end
+    return sums
+
+
+def _has_kernel(rows: torch.Tensor, *widths: int) -> bool:
+    """Whether `grouped_mm` takes matrices of these widths where the rows are.
+
+    On a CPU it is a loop too, and measured slower than the one here (torch 2.13).
+    """
+    step = ALIGNMENT_BYTES // rows.dtype.itemsize
+    return (
+        rows.is_cuda
+        and torch.cuda.get_device_capability(rows.device) >= (8, 0)
+        and all(width % step == 0 for width in widths)
+    )
