@@ -3,16 +3,13 @@
 import math
 
 import pytest
+from engines.asking import ask
 
-from prompt_distillation.engines import EngineOptions, RequestFailedError
-from prompt_distillation.engines.scoring import LabelScorer, open_label_scorer
+from prompt_distillation.engines import EngineOptions, RequestFailedError, stream
+from prompt_distillation.engines.scoring import LabelScorer, LabelScores, open_label_scorer
 from prompt_distillation.errors import EngineError, TaskError
 
 LABELS = ["fr", "fra", "de", "du", "zh"]  # one token a byte: they divide after "", "f..r", "d"
-
-
-def turns(text: str):
-    return ({"role": "user", "content": text},)
 
 
 def brute_force(folder, text: str) -> dict[str, float]:
@@ -23,7 +20,10 @@ def brute_force(folder, text: str) -> dict[str, float]:
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompt = tokenizer.apply_chat_template(
-        list(turns(text)), add_generation_prompt=True, tokenize=True, return_dict=False
+        [{"role": "user", "content": text}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
     )
     ways = {
         label: [*tokenizer.encode(label, add_special_tokens=False), tokenizer.eos_token_id]
@@ -47,14 +47,15 @@ async def test_scores_are_those_of_constrained_decoding(tiny_models) -> None:
     texts = ["Bonjour", "Guten Tag, wie geht es dir heute?", "你好"]
 
     async with open_label_scorer("transformers", options, LABELS) as scorer:
-        scores = await scorer.score([turns(text) for text in texts])
+        found = {key: score async for key, score in stream(scorer, enumerate(map(ask, texts)))}
+    scores = [found[key] for key in range(len(texts))]
 
     for text, score in zip(texts, scores, strict=True):
         assert score.probabilities == pytest.approx(
             brute_force(tiny_models.student, text), abs=1e-4
         )
         assert sum(score.probabilities.values()) == pytest.approx(1)
-        assert score.passes == 3
+        assert score.questions == 3
     assert scores[0].probabilities != pytest.approx(scores[1].probabilities, abs=1e-3)
 
 
@@ -64,7 +65,7 @@ async def test_vllm_gives_the_same_scores(tiny_models) -> None:
     options = EngineOptions(model=str(tiny_models.student), max_model_len=512)
 
     async with open_label_scorer("vllm", options, LABELS) as scorer:
-        (score,) = await scorer.score([turns("Bonjour")])
+        score = await scorer.complete(ask("Bonjour"))
 
     assert score.probabilities == pytest.approx(
         brute_force(tiny_models.student, "Bonjour"), abs=0.02
@@ -82,9 +83,15 @@ async def test_a_server_cannot_score() -> None:
 async def test_a_prompt_that_is_too_long_is_one_failed_request(tiny_models) -> None:
     options = EngineOptions(model=str(tiny_models.student), max_model_len=64)
 
+    requests = enumerate([ask("short"), ask("long " * 50), ask("short too")])
+
     async with open_label_scorer("transformers", options, LABELS) as scorer:
-        with pytest.raises(RequestFailedError, match="limit is 64"):
-            await scorer.score([turns("short"), turns("long " * 50)])
+        found = {key: outcome async for key, outcome in stream(scorer, requests)}
+
+    assert isinstance(found[1], RequestFailedError)
+    assert "of both together is 64" in str(found[1])
+    assert isinstance(found[0], LabelScores)
+    assert isinstance(found[2], LabelScores)
 
 
 def test_labels_of_the_same_tokens_are_refused() -> None:

@@ -88,24 +88,20 @@ class Scorer:
 
     name, concurrency = "scorer", 2
 
-    async def score(self, conversations):
-        if any(len(turns[-1]["content"]) > 10 for turns in conversations):
+    async def complete(self, request: Request) -> LabelScores:
+        if len(request.messages[-1]["content"]) > 10:
             raise RequestFailedError("too long")
-        return [
-            LabelScores(
-                probabilities={"fr": 0.7, "de": 0.3}, prompt_tokens=9, passes=1, seconds=0.1
-            )
-            for _ in conversations
-        ]
+        return LabelScores(
+            probabilities={"fr": 0.7, "de": 0.3}, prompt_tokens=9, questions=1, seconds=0.1
+        )
 
 
 async def test_the_likeliest_label_is_the_prediction(language_task, make_item) -> None:
     texts = ["one", "a text that is too long", "three"]
     items = [make_item(index, text=text) for index, text in enumerate(texts)]
 
-    got = [
-        p async for p in predict_by_score(Scorer(), items, task=language_task, with_prompt=False)
-    ]
+    asking = Asking(with_prompt=False, thinking=False, sampling=Sampling(), scored=True)
+    got = [p async for p in predict_by_score(Scorer(), items, task=language_task, asking=asking)]
 
     assert [p.predicted for p in got] == ["fr", None, "fr"]
     assert got[0].label_probabilities == {"fr": 0.7, "de": 0.3}

@@ -22,6 +22,10 @@ Device = Literal["auto", "cuda", "cpu"]
 
 Key = TypeVar("Key")
 
+Outcome = TypeVar("Outcome")
+
+Outcome_co = TypeVar("Outcome_co", covariant=True)
+
 
 class RequestFailedError(EngineError):
     """One request could not be completed, after the engine's own retries; others may go on."""
@@ -154,21 +158,32 @@ class Engine(Protocol):
         """Free the model's memory and processes. Idempotent."""
 
 
+class Completer(Protocol[Outcome_co]):
+    """What `stream` needs: an engine, or something on top of one with an outcome of its own."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests to keep in flight."""
+
+    async def complete(self, request: Request) -> Outcome_co:
+        """See `Engine.complete`."""
+
+
 @dataclass(slots=True)
 class _Failure:
     error: Exception = field()
 
 
 async def stream(
-    engine: Engine, requests: Iterable[tuple[Key, Request]]
-) -> AsyncIterator[tuple[Key, Completion | RequestFailedError]]:
-    """Yield ``(key, completion)`` as they finish, with `Engine.concurrency` requests in flight.
+    engine: Completer[Outcome], requests: Iterable[tuple[Key, Request]]
+) -> AsyncIterator[tuple[Key, Outcome | RequestFailedError]]:
+    """Yield ``(key, outcome)`` as they finish, with `concurrency` requests in flight.
 
     ``requests`` is drawn lazily, so that a million of them need no memory. A request that failed
     comes out as its error; an engine that is gone raises.
     """
     source = iter(requests)
-    done: asyncio.Queue[tuple[Key, Completion | RequestFailedError] | _Failure | None]
+    done: asyncio.Queue[tuple[Key, Outcome | RequestFailedError] | _Failure | None]
     done = asyncio.Queue(maxsize=engine.concurrency)
 
     async def work() -> None:

@@ -52,16 +52,15 @@ class BatchGenerator:
             self._run(prompts, rows, on_token, is_dropped)
 
     def next_token_logprobs(
-        self, prompts: Sequence[list[int]], token_ids: Sequence[int]
+        self, prompts: Sequence[list[int]], asked: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Log-probabilities of ``token_ids`` after each prompt; not while `run` runs."""
+        """Log-probabilities after each prompt of the tokens that ``asked`` lists for it."""
         with torch.inference_mode():
             self._prepare_prefix(prompts)
-            suffixes = [prompt[len(self._prefix) :] for prompt in prompts]
-            tokens, mask = self._pad(suffixes)
+            tokens, mask = self._pad([prompt[len(self._prefix) :] for prompt in prompts])
             logits = self._forward(tokens, mask, self._spread_prefix(len(prompts)))
-            rows: list[list[float]] = logits.log_softmax(dim=-1)[:, list(token_ids)].tolist()
-            return rows
+            logprobs = logits.log_softmax(dim=-1)
+            return [row[list(ids)].tolist() for row, ids in zip(logprobs, asked, strict=True)]
 
     def _run(
         self,

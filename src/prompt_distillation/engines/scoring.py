@@ -1,16 +1,17 @@
-"""How likely is each label? One pass over the prompt, and nothing is written.
+"""How likely is each label? Read off the model's scores of the next token; nothing is written.
 
 The labels are laid out as a tree of tokens, each closed by the end of the turn. Where a branch
 divides, the model's probabilities of the tokens that may come next are scaled to sum to 1, and a
 label's probability is the product along its way: the distribution that constrained decoding at
-temperature 1 draws from. Labels that differ in their first token, as most do, need one pass;
-every further division needs one more.
+temperature 1 draws from. A conversation costs one question for every place where labels divide:
+one, if all differ in their first token. The questions of a conversation are asked together; what
+they share, the conversation, the engine's prefix cache computes once.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -19,7 +20,6 @@ from prompt_distillation.engines.base import Engine, EngineKind, EngineOptions, 
 from prompt_distillation.engines.opening import open_engine, resolve_engine_kind
 from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
 from prompt_distillation.errors import EngineError, TaskError
-from prompt_distillation.task import ChatMessage
 
 
 class TokenScorer(Protocol):
@@ -31,22 +31,13 @@ class TokenScorer(Protocol):
 
     @property
     def concurrency(self) -> int:
-        """How many prompts to score at once."""
+        """How many questions to keep in flight."""
 
-    async def next_token_logprobs(
-        self, prompts: Sequence[list[int]], token_ids: Sequence[int]
-    ) -> list[list[float]]:
-        """Natural logarithms of the probabilities of ``token_ids`` after each prompt.
-
-        Args:
-            prompts: token ids, each list a prompt.
-            token_ids: the tokens asked about.
-
-        Returns:
-            A row per prompt, aligned with ``token_ids``.
+    async def next_token_logprobs(self, prompt: list[int], token_ids: Sequence[int]) -> list[float]:
+        """Natural logarithms of the probabilities of ``token_ids`` after ``prompt``, in order.
 
         Raises:
-            RequestFailedError: one of the prompts cannot be scored.
+            RequestFailedError: this prompt cannot be scored.
             EngineError: the engine is gone.
         """
 
@@ -57,14 +48,14 @@ class LabelScores:
 
     Attributes:
         probabilities: label -> probability; they sum to 1.
-        prompt_tokens: of all passes.
-        passes: how many prompts were scored.
-        seconds: from submission of the batch this conversation was in to its end.
+        prompt_tokens: of all questions.
+        questions: how many were asked of the model.
+        seconds: from submission to the last answer.
     """
 
     probabilities: dict[str, float]
     prompt_tokens: int
-    passes: int
+    questions: int
     seconds: float
 
 
@@ -74,6 +65,13 @@ class _Node:
 
     path: tuple[int, ...]
     branches: dict[int, "str | _Node"] = field(default_factory=dict)
+
+    def walk(self) -> "Iterator[_Node]":
+        """This node and all below it, parents first."""
+        yield self
+        for branch in self.branches.values():
+            if isinstance(branch, _Node):
+                yield from branch.walk()
 
 
 class LabelScorer:
@@ -102,62 +100,49 @@ class LabelScorer:
         }
         if len(set(ways.values())) < len(ways):
             raise TaskError(f"two of the labels {', '.join(labels)} are the same tokens")
-        self._root = _grow(ways, ())
+        self._nodes = list(_grow(ways, ()).walk())
 
-    async def score(self, conversations: Sequence[Sequence[ChatMessage]]) -> list[LabelScores]:
-        """Score the labels after each conversation, all in one batch."""
-        started = time.perf_counter()
-        sampling = Sampling()
-        prompts = [
-            self._encoder.encode(Request(messages=tuple(turns), sampling=sampling))
-            for turns in conversations
-        ]
-        found: list[dict[str, float]] = [{} for _ in prompts]
-        divisions = await self._descend(self._root, prompts, [0.0] * len(prompts), found)
-        seconds = time.perf_counter() - started
-        return [
-            LabelScores(
-                probabilities=probabilities,
-                prompt_tokens=sum(len(prompt) + depth for depth in divisions),
-                passes=len(divisions),
-                seconds=seconds,
-            )
-            for prompt, probabilities in zip(prompts, found, strict=True)
-        ]
+    async def complete(self, request: Request) -> LabelScores:
+        """Score the labels as the answer to a conversation; its sampling plays no part.
 
-    async def _descend(
-        self,
-        node: _Node,
-        prompts: Sequence[list[int]],
-        reached: Sequence[float],
-        found: list[dict[str, float]],
-    ) -> list[int]:
-        """Fill ``found`` with the labels below ``node``; returns the depths of all divisions.
-
-        Args:
-            node: where the labels divide.
-            prompts: token ids of the conversations.
-            reached: logarithm of the probability of getting to ``node``, per prompt.
-            found: label -> probability, per prompt.
+        Raises:
+            RequestFailedError: the conversation cannot be scored.
+            EngineError: the engine is gone.
         """
-        tokens = list(node.branches)
-        rows = await self._engine.next_token_logprobs(
-            [prompt + list(node.path) for prompt in prompts], tokens
+        started = time.perf_counter()
+        prompt = self._encoder.encode(request)
+        rows = await asyncio.gather(
+            *(
+                self._engine.next_token_logprobs([*prompt, *node.path], list(node.branches))
+                for node in self._nodes
+            )
         )
-        totals = [_log_sum(row) for row in rows]
-        divisions = [len(node.path)]
-        for column, token in enumerate(tokens):
-            branch = node.branches[token]
-            here = [
-                before + row[column] - total
-                for before, row, total in zip(reached, rows, totals, strict=True)
-            ]
+        return LabelScores(
+            probabilities=_probabilities(self._nodes, rows),
+            prompt_tokens=sum(len(prompt) + len(node.path) for node in self._nodes),
+            questions=len(self._nodes),
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _probabilities(nodes: Sequence[_Node], rows: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Multiply along the ways.
+
+    Args:
+        nodes: of a tree, parents first.
+        rows: logarithms of the probabilities of each node's branches, in their order.
+    """
+    reached = {nodes[0].path: 0.0}  # logarithm of the probability of getting to a node
+    found = {}
+    for node, row in zip(nodes, rows, strict=True):
+        total = _log_sum(row)
+        for branch, logarithm in zip(node.branches.values(), row, strict=True):
+            here = reached[node.path] + logarithm - total
             if isinstance(branch, _Node):
-                divisions += await self._descend(branch, prompts, here, found)
+                reached[branch.path] = here
             else:
-                for probabilities, logarithm in zip(found, here, strict=True):
-                    probabilities[branch] = math.exp(logarithm)
-        return divisions
+                found[branch] = math.exp(here)
+    return found
 
 
 def _grow(ways: dict[str, tuple[int, ...]], path: tuple[int, ...]) -> _Node:
@@ -196,7 +181,23 @@ async def open_label_scorer(
         )
     tokenizer = await asyncio.to_thread(load_tokenizer, options)
     async with open_engine(kind, options) as engine:
-        yield LabelScorer(_token_scorer(engine), tokenizer, labels, model=options.model)
+        yield await make_label_scorer(engine, tokenizer, labels, model=options.model)
+
+
+async def make_label_scorer(
+    engine: Engine, tokenizer: Any, labels: Sequence[str], *, model: str
+) -> LabelScorer:
+    """Put a scorer on an open engine, and ask it once: vLLM compiles a kernel at that.
+
+    Args:
+        engine: not the server's, which has no probabilities of given tokens.
+        tokenizer: the model's.
+        labels: at least two texts.
+        model: the model's name, for errors.
+    """
+    scorer = LabelScorer(_token_scorer(engine), tokenizer, labels, model=model)
+    await scorer.complete(Request(messages=({"role": "user", "content": ""},), sampling=Sampling()))
+    return scorer
 
 
 def _token_scorer(engine: Engine) -> TokenScorer:

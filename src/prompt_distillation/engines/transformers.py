@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
 
+Result = TypeVar("Result")
+
 
 @dataclass(slots=True, eq=False)
 class _Job:
@@ -39,6 +41,18 @@ class _Job:
     done: asyncio.Future[Completion]
     submitted: float = field(default_factory=time.perf_counter)
     first_token: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Question:
+    """A prompt whose next tokens are asked about."""
+
+    prompt: list[int]
+    token_ids: Sequence[int]
+    done: asyncio.Future[list[float]]
+
+
+_Work = _Job | _Question
 
 
 class TransformersEngine:
@@ -65,40 +79,38 @@ class TransformersEngine:
         self._generator = BatchGenerator(
             model, pad_token_id=tokenizer.pad_token_id or 0, prefix_caching=options.prefix_caching
         )
-        self._pending: list[_Job] = []
+        self._pending: list[_Work] = []
         self._wake = asyncio.Event()
         self._closing = False
         self._runner = asyncio.create_task(self._run())
 
     async def complete(self, request: Request) -> Completion:
         """Complete one conversation, together with whatever else is in flight."""
-        if self._closing:
-            raise EngineError("the transformers engine is closed")
         prompt = self._encoder.encode(request)
+        self._check_length(prompt)
+        job = _Job(prompt, request.sampling, asyncio.get_running_loop().create_future())
+        self._submit(job)
+        return await job.done
+
+    async def next_token_logprobs(self, prompt: list[int], token_ids: Sequence[int]) -> list[float]:
+        """See `engines.scoring.TokenScorer`."""
+        self._check_length(prompt)
+        question = _Question(prompt, token_ids, asyncio.get_running_loop().create_future())
+        self._submit(question)
+        return await question.done
+
+    def _check_length(self, prompt: Sequence[int]) -> None:
         if len(prompt) >= self._max_length:
             raise RequestFailedError(
                 f"the prompt has {len(prompt)} tokens and leaves no room for an answer: the limit "
                 f"of both together is {self._max_length}"
             )
-        job = _Job(prompt, request.sampling, asyncio.get_running_loop().create_future())
-        self._pending.append(job)
-        self._wake.set()
-        return await job.done
 
-    async def next_token_logprobs(
-        self, prompts: Sequence[list[int]], token_ids: Sequence[int]
-    ) -> list[list[float]]:
-        """See `engines.scoring.TokenScorer`; not while requests are in flight."""
-        longest = max(map(len, prompts))
-        if longest > self._max_length:
-            raise RequestFailedError(
-                f"the prompt has {longest} tokens, and the limit is {self._max_length}"
-            )
-        rows: list[list[float]] = []
-        for start in range(0, len(prompts), self._batch_size):
-            batch = prompts[start : start + self._batch_size]
-            rows += await asyncio.to_thread(self._generator.next_token_logprobs, batch, token_ids)
-        return rows
+    def _submit(self, work: _Work) -> None:
+        if self._closing:
+            raise EngineError("the transformers engine is closed")
+        self._pending.append(work)
+        self._wake.set()
 
     async def aclose(self) -> None:
         """Stop after the token in progress and let go of the model."""
@@ -120,7 +132,7 @@ class TransformersEngine:
                 continue
             batch = self._take_batch()
             try:
-                await asyncio.to_thread(self._generate, batch, asyncio.get_running_loop())
+                await asyncio.to_thread(self._work_through, batch, asyncio.get_running_loop())
             except torch.OutOfMemoryError as error:
                 self._shrink(batch, error)
             except Exception as error:
@@ -130,16 +142,17 @@ class TransformersEngine:
                 # Only closing leaves some of a batch unfinished.
                 _fail(batch, EngineError("the transformers engine was closed"))
 
-    def _take_batch(self) -> list[_Job]:
-        """The oldest request and those nearest to it in length, so as to pad little."""
-        ordered = sorted(self._pending, key=lambda job: len(job.prompt))
+    def _take_batch(self) -> list[_Work]:
+        """The oldest request and those of its kind nearest to it in length, so as to pad little."""
+        alike = [job for job in self._pending if type(job) is type(self._pending[0])]
+        ordered = sorted(alike, key=lambda job: len(job.prompt))
         at = ordered.index(self._pending[0])
         start = max(0, min(at - self._batch_size // 2, len(ordered) - self._batch_size))
         batch = ordered[start : start + self._batch_size]
         self._pending = [job for job in self._pending if job not in batch]
         return batch
 
-    def _shrink(self, batch: list[_Job], error: Exception) -> None:
+    def _shrink(self, batch: list[_Work], error: Exception) -> None:
         """Try again with half the batch; a single request that does not fit has failed."""
         if len(batch) == 1:
             _fail(batch, RequestFailedError(f"out of memory on a single request: {error}"))
@@ -149,8 +162,21 @@ class TransformersEngine:
         torch.cuda.empty_cache()
         self._pending = batch + self._pending
 
+    def _work_through(self, batch: Sequence[_Work], loop: asyncio.AbstractEventLoop) -> None:
+        """Write or score a batch, whose members are of one kind; runs in a thread."""
+        questions = [work for work in batch if isinstance(work, _Question)]
+        if not questions:
+            self._generate([work for work in batch if isinstance(work, _Job)], loop)
+            return
+        rows = self._generator.next_token_logprobs(
+            [question.prompt for question in questions],
+            [question.token_ids for question in questions],
+        )
+        for question, row in zip(questions, rows, strict=True):
+            loop.call_soon_threadsafe(_deliver, question.done, row)
+
     def _generate(self, batch: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> None:
-        """Write a batch to its end; runs in a thread."""
+        """Write a batch to its end."""
         rows = [self._row(job) for job in batch]
 
         def on_token(index: int) -> None:
@@ -158,7 +184,7 @@ class TransformersEngine:
             if job.first_token is None:
                 job.first_token = time.perf_counter()
             if row.finish_reason is not None:
-                loop.call_soon_threadsafe(_deliver, job, self._completion(job, row))
+                loop.call_soon_threadsafe(_deliver, job.done, self._completion(job, row))
 
         self._generator.run(
             [job.prompt for job in batch],
@@ -237,12 +263,12 @@ def _marks(model: Any, tokenizer: Any) -> Marks:
     )
 
 
-def _deliver(job: _Job, completion: Completion) -> None:
-    if not job.done.done():
-        job.done.set_result(completion)
+def _deliver(done: "asyncio.Future[Result]", result: Result) -> None:
+    if not done.done():
+        done.set_result(result)
 
 
-def _fail(batch: Sequence[_Job], error: EngineError) -> None:
-    for job in batch:
-        if not job.done.done():
-            job.done.set_exception(error)
+def _fail(batch: Sequence[_Work], error: EngineError) -> None:
+    for work in batch:
+        if not work.done.done():
+            work.done.set_exception(error)

@@ -55,15 +55,25 @@ class VllmEngine:
 
     async def complete(self, request: Request) -> Completion:
         """Complete one conversation, batched by vLLM with whatever else is in flight."""
+        started = time.perf_counter()
+        prompt = self._encoder.encode(request)
+        output = await self._generate(prompt, _sampling_params(request.sampling))
+        return _completion(output, self._encoder, prompt_tokens=len(prompt), started=started)
+
+    async def _generate(self, prompt: list[int], params: Any) -> Any:
+        """The finished `RequestOutput` of one request with these `SamplingParams`.
+
+        Raises:
+            RequestFailedError: vLLM refused it.
+            EngineError: vLLM is gone.
+        """
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         if self._llm is None:
             raise EngineError("the vLLM engine is closed")
-        started = time.perf_counter()
-        prompt = self._encoder.encode(request)
         try:
-            output = await self._generate(prompt, request.sampling)
+            return await self._collect(prompt, params)
         except EngineDeadError as error:
             raise EngineError(
                 "vLLM stopped; its own message stands above (LOGLEVEL and VLLM_LOGGING_LEVEL=INFO "
@@ -73,15 +83,12 @@ class VllmEngine:
             raise RequestFailedError(
                 f"vLLM refused the request: {error.__cause__ or error}"
             ) from error
-        return _completion(output, self._encoder, prompt_tokens=len(prompt), started=started)
 
-    async def _generate(self, prompt: list[int], sampling: Sampling) -> Any:
-        """The finished `RequestOutput` of one request."""
-
+    async def _collect(self, prompt: list[int], params: Any) -> Any:
         async def collect() -> Any:
             outputs = self._llm.generate(
                 {"prompt_token_ids": prompt},
-                _sampling_params(sampling),
+                params,
                 request_id=str(next(self._request_ids)),
                 lora_request=self._lora,
             )
@@ -96,44 +103,17 @@ class VllmEngine:
             task.cancel()
             raise
 
-    async def next_token_logprobs(
-        self, prompts: Sequence[list[int]], token_ids: Sequence[int]
-    ) -> list[list[float]]:
+    async def next_token_logprobs(self, prompt: list[int], token_ids: Sequence[int]) -> list[float]:
         """See `engines.scoring.TokenScorer`."""
-        from vllm.exceptions import VLLMClientError
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-        try:
-            return await asyncio.gather(
-                *(self._next_token_logprobs(prompt, token_ids) for prompt in prompts)
-            )
-        except EngineDeadError as error:
-            raise EngineError("vLLM stopped; its own message stands above") from error
-        except (VLLMClientError, EngineGenerateError, ValueError) as error:
-            raise RequestFailedError(f"vLLM refused: {error.__cause__ or error}") from error
-
-    async def _next_token_logprobs(
-        self, prompt: list[int], token_ids: Sequence[int]
-    ) -> list[float]:
-        from vllm import SamplingParams
         from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
 
-        found: dict[int, float] = {}
+        found: list[float] = []
         for start in range(0, len(token_ids), MAX_LOGPROB_TOKEN_IDS):
-            asked = list(token_ids[start : start + MAX_LOGPROB_TOKEN_IDS])
-            # vLLM has no request that writes nothing: one token, which nobody looks at.
-            sampling = SamplingParams(
-                temperature=0.0, max_tokens=1, logprob_token_ids=asked, detokenize=False
-            )
-            async for output in self._llm.generate(
-                {"prompt_token_ids": prompt},
-                sampling,
-                request_id=str(next(self._request_ids)),
-                lora_request=self._lora,
-            ):
-                scores = output.outputs[0].logprobs[0]
-                found |= {token: scores[token].logprob for token in asked}
-        return [found[token] for token in token_ids]
+            asked = token_ids[start : start + MAX_LOGPROB_TOKEN_IDS]
+            output = await self._generate(prompt, _scoring_params(asked))
+            scores = output.outputs[0].logprobs[0]
+            found += [scores[token].logprob for token in asked]
+        return found
 
     async def aclose(self) -> None:
         """Stop vLLM's processes and wait for their end."""
@@ -164,6 +144,21 @@ def _sampling_params(sampling: Sampling) -> Any:
         # Every partial text would cross to this process and wake its task.
         output_kind=RequestOutputKind.FINAL_ONLY,
         # Each request has its own parameters here: vLLM need not copy them.
+        skip_clone=True,
+    )
+
+
+def _scoring_params(token_ids: Sequence[int]) -> Any:
+    """Parameters of a request that tells the log-probabilities of ``token_ids``."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,  # vLLM has no request that writes nothing; nobody looks at this token
+        logprob_token_ids=list(token_ids),
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
     )
 

@@ -1,7 +1,8 @@
 """Ask a model for its answers: many in flight, handed over in the order of the inputs."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from prompt_distillation.engines import (
     Completion,
@@ -11,10 +12,13 @@ from prompt_distillation.engines import (
     Sampling,
     stream,
 )
-from prompt_distillation.engines.scoring import LabelScorer, LabelScores
+from prompt_distillation.engines.base import Completer
+from prompt_distillation.engines.scoring import LabelScorer
 from prompt_distillation.evaluation.schema import Prediction
 from prompt_distillation.evaluation.selection import TestItem
-from prompt_distillation.task import Answer, ChatMessage, RejectReason, Task
+from prompt_distillation.task import Answer, RejectReason, Task
+
+Outcome = TypeVar("Outcome")
 
 THINKING_MAX_TOKENS = 4096
 PROMPTED_MAX_TOKENS = 512
@@ -71,63 +75,55 @@ async def predict(
     Raises:
         EngineError: the engine is gone.
     """
-    requests = (
-        (
-            position,
-            Request(
-                messages=task.conversation(
-                    item.input.text, history=item.input.history, with_prompt=asking.with_prompt
-                ),
-                sampling=asking.sampling,
-                prefill=asking.prefill,
-            ),
-        )
-        for position, item in enumerate(items)
-    )
-    waiting: dict[int, Prediction] = {}
-    following = 0
-    async for position, outcome in stream(engine, requests):
-        waiting[position] = judge(items[position], outcome, task=task, thinking=asking.thinking)
-        while following in waiting:
-            yield waiting.pop(following)
-            following += 1
+    async for item, outcome in _in_order(engine, items, task=task, asking=asking):
+        yield judge(item, outcome, task=task, thinking=asking.thinking)
 
 
 async def predict_by_score(
-    scorer: LabelScorer, items: Sequence[TestItem], *, task: Task, with_prompt: bool
+    scorer: LabelScorer, items: Sequence[TestItem], *, task: Task, asking: Asking
 ) -> AsyncGenerator[Prediction, None]:
-    """Yield a prediction per item, in order: the label that is most likely, nothing written."""
-    for start in range(0, len(items), scorer.concurrency):
-        batch = items[start : start + scorer.concurrency]
-        conversations = [
-            task.conversation(item.input.text, history=item.input.history, with_prompt=with_prompt)
-            for item in batch
-        ]
-        outcomes = await _score(scorer, conversations)
-        for item, scores in zip(batch, outcomes, strict=True):
-            if isinstance(scores, RequestFailedError):
-                yield judge(item, scores, task=task, thinking=False)
-                continue
-            best = max(scores.probabilities, key=lambda label: scores.probabilities[label])
-            yield replace(
-                prediction_of(item, Answer(text=best), task=task),
-                label_probabilities=scores.probabilities,
-                prompt_tokens=scores.prompt_tokens,
-                completion_tokens=0,
-                seconds=scores.seconds,
-            )
+    """Yield a prediction per item, in order: the label that is most likely, nothing written.
+
+    Raises:
+        EngineError: the engine is gone.
+    """
+    async for item, scores in _in_order(scorer, items, task=task, asking=asking):
+        if isinstance(scores, RequestFailedError):
+            yield judge(item, scores, task=task, thinking=False)
+            continue
+        best = max(scores.probabilities, key=lambda label: scores.probabilities[label])
+        yield replace(
+            prediction_of(item, Answer(text=best), task=task),
+            label_probabilities=scores.probabilities,
+            prompt_tokens=scores.prompt_tokens,
+            completion_tokens=0,
+            seconds=scores.seconds,
+        )
 
 
-async def _score(
-    scorer: LabelScorer, conversations: Sequence[Sequence[ChatMessage]]
-) -> Sequence[LabelScores | RequestFailedError]:
-    """Score a batch; if one of its conversations cannot be scored, each alone, to find which."""
-    try:
-        return await scorer.score(conversations)
-    except RequestFailedError as error:
-        if len(conversations) == 1:
-            return [error]
-        return [(await _score(scorer, [turns]))[0] for turns in conversations]
+async def _in_order(
+    engine: Completer[Outcome], items: Sequence[TestItem], *, task: Task, asking: Asking
+) -> AsyncIterator[tuple[TestItem, Outcome | RequestFailedError]]:
+    """Ask everything at once; hand over each item with its outcome, in the items' order."""
+    requests = enumerate(request_for(item, task=task, asking=asking) for item in items)
+    waiting: dict[int, Outcome | RequestFailedError] = {}
+    following = 0
+    async for position, outcome in stream(engine, requests):
+        waiting[position] = outcome
+        while following in waiting:
+            yield items[following], waiting.pop(following)
+            following += 1
+
+
+def request_for(item: TestItem, *, task: Task, asking: Asking) -> Request:
+    """What the model is asked for an input."""
+    return Request(
+        messages=task.conversation(
+            item.input.text, history=item.input.history, with_prompt=asking.with_prompt
+        ),
+        sampling=asking.sampling,
+        prefill=asking.prefill,
+    )
 
 
 def judge(

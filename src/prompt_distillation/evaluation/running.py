@@ -89,9 +89,7 @@ async def _open_answers(
     """Load the model; hand over its engine's name and its answers, not asked for yet."""
     if asking.scored:
         async with open_label_scorer(kind, options, list(task.labels)) as scorer:
-            scored = predict_by_score(
-                scorer, selection.items, task=task, with_prompt=asking.with_prompt
-            )
+            scored = predict_by_score(scorer, selection.items, task=task, asking=asking)
             async with aclosing(scored) as answers:
                 yield scorer.name, answers
     else:
