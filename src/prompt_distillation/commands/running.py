@@ -57,6 +57,8 @@ def _set_up_logging() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+    # On every CPU, about a kernel that would only be downloaded (bitsandbytes 0.50.2).
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -16,6 +16,7 @@ from prompt_distillation.commands.options import (
 )
 from prompt_distillation.commands.train_settings import (
     held_out_file,
+    require_bitsandbytes,
     require_file,
     run_settings,
 )
@@ -77,6 +78,16 @@ class TrainConfig:
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
         "auto", "of the base weights; auto: bfloat16 on a GPU with LoRA, else float32"
     )
+    load_in_4bit: bool = option(
+        False, "hold the base weights in 4 bits (QLoRA): a quarter of the memory, slower"
+    )
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = option("nf4", "values of the 4 bits")
+    use_bnb_nested_quant: bool = option(
+        False, "quantise the scales of the 4 bits too: 0.05 bytes less a weight"
+    )
+    bnb_4bit_experts: bool = option(
+        True, "fused experts in 4 bits too; false: linear layers alone, as bitsandbytes does"
+    )
     attn_implementation: str = option("auto", "attention, by transformers' name")
     chat_template_path: str | None = option(None, "a .jinja file instead of the student's template")
     report_to: Literal["wandb", "tensorboard", "none"] = option(
@@ -110,6 +121,11 @@ class TrainConfig:
         check_range("seed", self.seed, low=0)
         check_range("held_out_answers", self.held_out_answers, low=0)
         check_range("device_memory_gib", self.device_memory_gib, low=1)
+        if self.load_in_4bit and not self.use_lora:
+            raise ConfigError(
+                "--load_in_4bit freezes the base and trains an adapter on it; leave out "
+                "--use_lora false, or --load_in_4bit"
+            )
         if self.num_train_epochs <= 0:
             raise ConfigError(f"--num_train_epochs is {self.num_train_epochs}; it must be over 0")
 
@@ -126,6 +142,7 @@ def main(argv: Sequence[str]) -> int | None:
     check_model(config.model_name)
     eval_file = held_out_file(config)
     require_file(config.train_file)
+    require_bitsandbytes(config)
 
     from rich.console import Console
 

@@ -1,5 +1,6 @@
 """From the flags of `train` to what the training library takes: plain values, and SFTConfig's."""
 
+import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from prompt_distillation.files import sibling
 
 if TYPE_CHECKING:
     from prompt_distillation.commands.train import TrainConfig
+    from prompt_distillation.training.fourbit import FourBitSettings
     from prompt_distillation.training.run import RunSettings
 
 
@@ -46,7 +48,8 @@ def run_settings(
         dtype=config.dtype,
         attention=config.attn_implementation,
         trust_remote_code=bool(options.get("trust_remote_code", False)),
-        init_options=dict(options.get("model_init_kwargs") or {}),
+        init_options=_init_options(config, options),
+        four_bit=_four_bit(config),
     )
     return RunSettings(
         train_file=config.train_file,
@@ -67,6 +70,28 @@ def run_settings(
         patience=config.early_stopping_patience,
         record=resolved(config) | dict(options),
     )
+
+
+def _four_bit(config: "TrainConfig") -> "FourBitSettings | None":
+    from prompt_distillation.training.fourbit import FourBitSettings
+
+    if not config.load_in_4bit:
+        return None
+    return FourBitSettings(
+        quant_type=config.bnb_4bit_quant_type,
+        double_quant=config.use_bnb_nested_quant,
+        experts=config.bnb_4bit_experts,
+    )
+
+
+def _init_options(config: "TrainConfig", options: Mapping[str, Any]) -> dict[str, Any]:
+    init_options = dict(options.get("model_init_kwargs") or {})
+    if config.load_in_4bit and "quantization_config" in init_options:
+        raise ConfigError(
+            "--model_init_kwargs names a quantization_config, and --load_in_4bit is one; leave "
+            "out one of the two"
+        )
+    return init_options
 
 
 def sft_values(
@@ -117,6 +142,14 @@ def sft_values(
     if config.lr_scheduler_type == "cosine_with_min_lr":
         values["lr_scheduler_kwargs"] = {"min_lr_rate": config.min_lr_rate}
     return values | dict(options)
+
+
+def require_bitsandbytes(config: "TrainConfig") -> None:
+    """Raise `ConfigError` where 4-bit training is asked for and cannot be had."""
+    # The plan counts from shapes alone.
+    wanted = config.load_in_4bit and not config.dry_run
+    if wanted and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError("--load_in_4bit needs the package bitsandbytes: pip install bitsandbytes")
 
 
 def require_file(path: Path) -> None:

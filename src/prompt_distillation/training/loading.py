@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prompt_distillation.errors import ModelError
+from prompt_distillation.training.fourbit import FourBitSettings
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class ModelSettings:
         attention: ``auto``, or an implementation by transformers' name.
         trust_remote_code: run Python code that ships with the model.
         init_options: further arguments of ``from_pretrained``.
+        four_bit: how the base weights are quantised; None leaves them as they are.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ModelSettings:
     attention: str = "auto"
     trust_remote_code: bool = False
     init_options: dict[str, Any]
+    four_bit: FourBitSettings | None = None
 
 
 def load_tokenizer(settings: ModelSettings, *, chat_template_path: str | None) -> Any:
@@ -57,10 +60,11 @@ def load_tokenizer(settings: ModelSettings, *, chat_template_path: str | None) -
 
 
 def load_model(settings: ModelSettings, *, use_lora: bool, on_gpu: bool) -> Any:
-    """The model, its weights on the device of this process.
+    """The model, its weights on the device of this process, quantised as they come in.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or is quantised already and shall be in 4 bits.
+        ConfigError: a launcher that 4-bit weights do not go with.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -76,9 +80,30 @@ def load_model(settings: ModelSettings, *, use_lora: bool, on_gpu: bool) -> Any:
     sharded = "ACCELERATE_USE_FSDP" in os.environ or "ACCELERATE_USE_DEEPSPEED" in os.environ
     if on_gpu and not sharded:
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    if settings.four_bit is not None:
+        options["quantization_config"] = _four_bit_config(settings.name, settings.four_bit)
     try:
         return AutoModelForCausalLM.from_pretrained(
-            settings.name, **options, **settings.init_options
+            settings.name, **(options | settings.init_options)
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"cannot load {settings.name}: {error}") from error
+
+
+def _four_bit_config(name: str, settings: FourBitSettings) -> Any:
+    from transformers import PretrainedConfig
+
+    from prompt_distillation.training.quantisation import FourBitConfig, check_launcher
+
+    check_launcher()
+    try:
+        stored, _ = PretrainedConfig.get_config_dict(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load {name}: {error}") from error
+    if "quantization_config" in stored:
+        method = stored["quantization_config"].get("quant_method")
+        raise ModelError(
+            f"{name} is quantised already ({method}); --load_in_4bit takes the model in "
+            "bfloat16, float16 or float32: name that one, or leave --load_in_4bit out"
+        )
+    return FourBitConfig(settings)

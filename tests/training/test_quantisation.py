@@ -1,0 +1,130 @@
+"""Quantising a student while it is loaded: what, how much, and with how little memory."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from training.tiny_student import build_student, save_student
+from transformers import AutoModelForCausalLM
+
+from prompt_distillation.errors import ConfigError, ModelError
+from prompt_distillation.training.fourbit import FourBitSettings, FourBitTensor
+from prompt_distillation.training.loading import ModelSettings, load_model
+from prompt_distillation.training.quantisation import base_bytes, held_bytes, quantised_names
+
+pytest.importorskip("bitsandbytes")
+
+
+def load(folder, settings, **options):
+    model = ModelSettings(name=str(folder), four_bit=settings, init_options={}, **options)
+    return load_model(model, use_lora=True, on_gpu=False)
+
+
+def quantised(model):
+    return {name for name, w in model.named_parameters() if isinstance(w, FourBitTensor)}
+
+
+@pytest.mark.parametrize("experts", [True, False])
+def test_linear_layers_and_experts_are_quantised_and_nothing_else(student, experts):
+    settings = FourBitSettings(experts=experts)
+    model = load(student, settings)
+    layer = {f"self_attn.{name}_proj.weight" for name in "qkvo"}
+    if experts:
+        layer |= {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
+    assert quantised(model) == {f"model.layers.{i}.{name}" for i in (0, 1) for name in layer}
+    full = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    for (name, weight), (_, before) in zip(
+        model.named_parameters(), full.named_parameters(), strict=True
+    ):
+        assert weight.shape == before.shape
+        if name not in quantised(model):
+            assert torch.equal(weight, before), name
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
+def test_dense_students_too(kind, tmp_path):
+    model = load(save_student(tmp_path / kind, kind), FourBitSettings())
+    assert len(quantised(model)) == {"qwen3": 14, "gpt2": 8}[kind]
+    model(torch.arange(8)[None]).logits.sum().backward()
+
+
+def test_the_account_of_the_weights_is_what_they_take(student, tokenizer):
+    model = build_student("qwen3_moe", len(tokenizer))
+    for settings in (None, FourBitSettings(experts=False), FourBitSettings(double_quant=True)):
+        counted = base_bytes(model, settings, dtype_bytes=4)
+        # Code books (64 bytes, doubly quantised 1 KiB more) weigh here, and nothing in a real one.
+        names = [] if settings is None else list(quantised_names(model, settings))
+        books = sum(64 + 1028 * settings.double_quant for _ in names)
+        assert held_bytes(load(student, settings)) == pytest.approx(counted.total + books, rel=0.03)
+
+
+LOADING = """
+import sys, threading, time
+from dataclasses import replace
+from prompt_distillation.training.fourbit import FourBitSettings
+from prompt_distillation.training.loading import ModelSettings, load_model
+from prompt_distillation.training.quantisation import held_bytes
+
+def anonymous():  # what is allocated; pages of the checkpoint's file are the kernel's to keep
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+def watch():
+    global peak
+    while not done.is_set():
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+
+settings = ModelSettings(
+    name=sys.argv[1], dtype="bfloat16", init_options={}, four_bit=FourBitSettings()
+)
+load_model(replace(settings, name=sys.argv[2]), use_lora=True, on_gpu=False)  # what is imported
+start = peak = anonymous()
+done = threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
+model = load_model(settings, use_lora=True, on_gpu=False)
+done.set(); watcher.join()
+print(peak - start, held_bytes(model))
+"""
+
+
+def test_the_whole_model_is_never_in_memory_while_it_is_loaded(student, tmp_path):
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    shape = {
+        "vocab_size": 400, "hidden_size": 256, "moe_intermediate_size": 128, "num_experts": 16,
+        "num_hidden_layers": 24, "num_attention_heads": 4, "num_key_value_heads": 2,
+    }  # fmt: skip
+    folder = tmp_path / "student"
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape)).to(torch.bfloat16)
+    whole = held_bytes(model)
+    model.save_pretrained(folder, max_shard_size="20MB")
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING, str(folder), str(student)],
+        # Otherwise the C library keeps what was freed, and it counts as allocated.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    peak, held = map(int, done.stdout.split())
+    assert held < 0.3 * whole
+    assert peak < 0.6 * whole
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_launchers_that_cut_the_weights_are_refused(student, monkeypatch, variable):
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(ConfigError, match=r"does not go with .*use DDP"):
+        load(student, FourBitSettings())
+
+
+def test_a_model_that_is_quantised_already_is_refused(tmp_path):
+    folder = save_student(tmp_path / "student")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"quantised already \(fp8\)"):
+        load(folder, FourBitSettings())
