@@ -4,8 +4,10 @@
     python benchmarks/labelling_kills.py --runs 3 --inputs 300          # a quick look
 
 Each run labels the inputs with a scripted teacher in a process of its own, which is killed (kill
--9) at a random moment and started again, until it ends. Compared with an uninterrupted run: the
-dataset byte for byte, and the journal for completions that are missing or there twice.
+-9) at random moments and started again, until it ends. A moment is a size that the journal grows
+to, drawn between what it has and what it will have, so that the kill meets work; after a run's first
+kill, once in four times, it is a time after the start instead, which may meet anything. Compared with an uninterrupted
+run: the dataset byte for byte, and the journal for completions that are missing or there twice.
 """
 
 import argparse
@@ -37,17 +39,20 @@ def main() -> None:
         whole = make_folder(Path(folder) / "whole", arguments.inputs)
         subprocess.run(command(whole, arguments.votes), check=True, stderr=subprocess.DEVNULL)
         wanted = completions_in(whole)
-        lost = twice = differing = kills = 0
+        grown = journal_of(whole).stat().st_size
+        lost = twice = differing = 0
+        kills = []
         for number in range(arguments.runs):
             killed = make_folder(Path(folder) / f"run-{number}", arguments.inputs)
-            kills += kill_and_resume(killed, arguments.votes, arguments.kills, chance)
+            kills.append(kill_and_resume(killed, arguments, grown, chance))
             made = completions_in(killed)
             lost += len(wanted.keys() - made.keys())
             twice += sum(count - 1 for count in made.values())
             differing += files_of(killed) != files_of(whole)
         print(
-            f"{arguments.runs} runs of {arguments.inputs:,} inputs, {kills} kills: {lost} "
-            f"completions lost, {twice} paid for twice, {differing} datasets that differ"
+            f"{arguments.runs} runs of {arguments.inputs:,} inputs, {sum(kills)} kills (at least "
+            f"{min(kills)} a run): {lost} completions lost, {twice} paid for twice, {differing} "
+            "datasets that differ"
         )
 
 
@@ -64,24 +69,54 @@ def command(folder: Path, votes: int) -> list[str]:
     return [sys.executable, str(RUN), str(folder), str(votes), "0.002"]
 
 
-def kill_and_resume(folder: Path, votes: int, most: int, chance: random.Random) -> int:
-    """Run to the end, killed at most ``most`` times on the way; returns how often."""
+def journal_of(folder: Path) -> Path:
+    """Where a run keeps its completions."""
+    return folder / "out.journal.jsonl"
+
+
+def kill_and_resume(
+    folder: Path, arguments: argparse.Namespace, grown: int, chance: random.Random
+) -> int:
+    """Run to the end, killed on the way; returns how often.
+
+    Args:
+        folder: of the run.
+        arguments: ``kills``, the most; ``votes`` an input.
+        grown: bytes of the journal at the end of a run.
+        chance: draws the moments.
+    """
     killed = 0
-    for _ in range(most):
-        with subprocess.Popen(command(folder, votes), stderr=subprocess.DEVNULL) as process:
-            time.sleep(chance.uniform(0.1, 2.0))
+    for _ in range(arguments.kills):
+        with subprocess.Popen(
+            command(folder, arguments.votes), stderr=subprocess.DEVNULL
+        ) as process:
+            by_time = killed > 0 and chance.random() < 0.25
+            if by_time:
+                time.sleep(chance.uniform(0.1, 2.0))
+            else:
+                wait_for_moment(process, journal_of(folder), grown, chance)
             process.kill()
             process.wait()
-            killed += process.returncode != 0
         if process.returncode == 0:
-            return killed
-    subprocess.run(command(folder, votes), check=True, stderr=subprocess.DEVNULL)
+            break
+        killed += 1
+    subprocess.run(command(folder, arguments.votes), check=True, stderr=subprocess.DEVNULL)
     return killed
+
+
+def wait_for_moment(
+    process: subprocess.Popen[bytes], journal: Path, grown: int, chance: random.Random
+) -> None:
+    """Wait until the journal has grown to some size, or the process has ended."""
+    size = journal.stat().st_size if journal.exists() else 0
+    moment = chance.uniform(size, grown)
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size > moment):
+        time.sleep(0.0005)
 
 
 def completions_in(folder: Path) -> Counter[tuple[str, int, int]]:
     """How often the journal holds each completion."""
-    lines = (folder / "out.journal.jsonl").read_bytes().splitlines()
+    lines = journal_of(folder).read_bytes().splitlines()
     rows = [row for line in lines if "key" in (row := json.loads(line))]
     return Counter((row["key"], row["vote"], row["attempt"]) for row in rows)
 

@@ -5,9 +5,12 @@
 
 One engine, the same prompts and sampling for all: (bare) every prompt given to vLLM at once,
 encoded before and not decoded after; (ours) the same inputs through labelling: rendering, journal
-and parsing included; (one at a time) a loop that waits for each answer. Bare and ours alternate,
-each with seeds of its own, and the best of each counts: the first of all also fills the prefix
-cache. The last line says what the cache saves.
+and parsing included. Bare and ours alternate, each with seeds of its own, and the best of each
+counts: the first of all also fills the prefix cache.
+
+One request at a time comes in two ways. (same engine) a loop that waits for each of vLLM's answers,
+the prompt in its cache: what batching alone brings. (plain loop) `generate` of transformers for
+each input, as a script without an engine does it: what most people come from.
 """
 
 import argparse
@@ -17,6 +20,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from plain_loop import generate_each, load
+
+from prompt_distillation.checkpoints import resolve_model
 from prompt_distillation.commands.create_data import CreateDataConfig
 from prompt_distillation.commands.labelling_modes import job_of, open_teacher
 from prompt_distillation.engines.base import Engine, Request, Sampling
@@ -60,14 +66,33 @@ async def measure(config: CreateDataConfig, slow_inputs: int, rounds: int) -> No
         started = time.perf_counter()
         completions = [await engine.complete(request) for request in slow]
         one = len(slow) / (time.perf_counter() - started)
+    plain = 1 / plain_seconds(config, slow)
     n, best = len(slow), max(ours)
     total = sum(completion.prompt_tokens for completion in completions)
     cached = sum(completion.cached_tokens or 0 for completion in completions)
     print(f"inputs a round              {len(requests):,}; best of {rounds} rounds")
     print(f"bare vLLM, all at once      {max(bare):8.1f} inputs/s")
     print(f"labelling                   {best:8.1f} inputs/s, {best / max(bare):.3f} of bare")
-    print(f"one at a time (n = {n:,})      {one:8.2f} inputs/s, labelling {best / one:.1f} times")
+    print(f"one at a time (n = {n:,})")
+    print(f"  same engine               {one:8.2f} inputs/s, labelling {best / one:.1f} times")
+    print(f"  plain loop of generate    {plain:8.2f} inputs/s, labelling {best / plain:.1f} times")
     print(f"prompt tokens an input      {total / n:,.0f}, not cached {(total - cached) / n:,.0f}")
+
+
+def plain_seconds(config: CreateDataConfig, requests: Sequence[Request]) -> float:
+    """Seconds per input of the plain loop, after vLLM has stopped."""
+    language_model, tokenizer = load(resolve_model(config.model_name))
+    sampling = requests[0].sampling
+    return generate_each(
+        language_model,
+        tokenizer,
+        [request.messages for request in requests],
+        max_new_tokens=sampling.max_tokens,
+        do_sample=True,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=0,
+    )
 
 
 def requests_of(job: Job, *, seed: int) -> list[Request]:

@@ -98,6 +98,10 @@ def _cpu_environment(shares: int) -> dict[str, str]:
     if shares > 1:
         # vLLM's own choice wants a NUMA node for each.
         environment["VLLM_CPU_OMP_THREADS_BIND"] = share_cores(shares)
+    else:
+        # The model computes in vLLM's scheduling process. Otherwise vLLM starts a second process
+        # for the model, keeps a core from it, and fills that core with waiting in a tight loop.
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return environment
 
 
