@@ -5,9 +5,10 @@
 
 Each run labels the inputs with a scripted teacher in a process of its own, which is killed (kill
 -9) at random moments and started again, until it ends. A moment is a size that the journal grows
-to, drawn between what it has and what it will have, so that the kill meets work; after a run's first
-kill, once in four times, it is a time after the start instead, which may meet anything. Compared with an uninterrupted
-run: the dataset byte for byte, and the journal for completions that are missing or there twice.
+to, drawn between what it has and what it will have, so that the kill meets work; after a run's
+first kill, once in four times, it is a time after the start instead, which may meet anything.
+Compared with an uninterrupted run: the dataset byte for byte, and the journal for completions that
+are missing or there twice.
 """
 
 import argparse
