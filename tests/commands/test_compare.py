@@ -64,12 +64,40 @@ def test_all_cells_the_table_and_the_bill(arguments, tmp_path: Path) -> None:
     result = json.loads((tmp_path / "out" / "teacher.json").read_text())
     assert result["summary"]["total_samples"] == 6
     assert result["config"]["thinking"] is True
+    scored = json.loads((tmp_path / "out" / "student_scored.json").read_text())
+    assert scored["config"]["decoding"] == "scored"
+    assert sum(scored["predictions"][0]["label_probabilities"].values()) == pytest.approx(1)
+    assert comparison.confidence is not None
+    assert comparison.confidence.shown is not None
+    assert comparison.confidence.shown.cascade is not None
+    assert comparison.confidence.shown.cascade.n == 6
+    assert "Expected calibration error" in done.stdout
     assert (tmp_path / "out" / "comparison.md").read_text().startswith("| | accuracy")
 
     again = compare(*arguments)
 
     assert again.returncode == 2
     assert "already exists" in again.stderr
+
+
+def test_free_text_has_nothing_to_score_and_scoring_can_be_left_out(
+    arguments, tmp_path: Path
+) -> None:
+    task = tmp_path / "task"
+    (task / "task.yaml").write_text("name: persona\nkind: generation\n")
+    few = ["--cells", "student", "--max_samples", "2", "--latency_samples", "1"]
+
+    done = compare(*arguments, *few)
+
+    assert done.returncode == 0, done.stderr
+    assert "Not scored: the answers of 'persona' are free text" in done.stdout
+    assert not (tmp_path / "out" / "student_scored.json").exists()
+
+    (task / "task.yaml").write_bytes((ROOT / "tasks/language/task.yaml").read_bytes())
+    done = compare(*arguments, *few, "--no_score_labels", "--overwrite")
+
+    assert done.returncode == 0, done.stderr
+    assert "Not scored: switched off by --no_score_labels." in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from prompt_distillation.evaluation.calibration import calibration, cascade, coverage
+from prompt_distillation.evaluation.calibration import calibration, confidence_results, coverage
 
 
 def test_ece_is_the_weighted_distance_of_the_bins() -> None:
@@ -37,39 +37,24 @@ def test_coverage_goes_from_the_surest_to_all() -> None:
     ]
 
 
-def test_cascade_gives_the_student_what_it_can_without_loss(make_prediction) -> None:
-    def item(confidence: float, student: bool, teacher: bool):
-        return make_prediction(
-            "fr", "fr" if student else "de", teacher="fr" if teacher else "de",
-            teacher_asked=True, probabilities={"fr": confidence, "de": 0.0},
-        )  # fmt: skip
+def test_without_other_answers_the_cascade_falls_back_to_the_labels_of_the_data(
+    make_prediction,
+) -> None:
+    scored = [
+        make_prediction(
+            "fr", "fr", index=number, teacher="de", teacher_asked=True,
+            probabilities={"fr": 0.9, "de": 0.1},
+        )
+        for number in range(4)
+    ]  # fmt: skip
 
-    predictions = [
-        item(0.9, True, True),
-        item(0.8, True, False),  # the student wins one
-        item(0.7, False, True),  # and gives it back: still as good as the teacher
-        item(0.6, False, True),  # from here on the teacher is needed
-        item(0.5, True, True),
-    ]
+    by_data = confidence_results(scored)
+    by_cell = confidence_results(scored, {0: "fr", 1: "fr"})
 
-    result = cascade(predictions)
-
-    assert result is not None
-    assert result.threshold == 0.7
-    assert result.student_share == pytest.approx(3 / 5)
-    assert result.accuracy == result.teacher_accuracy == pytest.approx(4 / 5)
-
-
-def test_a_student_that_is_never_as_good_answers_nothing(make_prediction) -> None:
-    predictions = [
-        make_prediction("fr", "de", teacher="fr", teacher_asked=True, probabilities={"de": 0.9})
-    ]
-
-    result = cascade(predictions)
-
-    assert result is not None
-    assert (result.threshold, result.student_share, result.accuracy) == (None, 0.0, 1.0)
-
-
-def test_no_cascade_without_a_teacher(make_prediction) -> None:
-    assert cascade([make_prediction("fr", "fr", probabilities={"fr": 1.0})]) is None
+    assert by_data is not None
+    assert by_data.cascade is not None
+    assert by_data.cascade.teacher_accuracy == 0.0
+    assert by_cell is not None
+    assert by_cell.cascade is not None
+    assert (by_cell.cascade.n, by_cell.cascade.teacher_accuracy) == (2, 1.0)
+    assert confidence_results([make_prediction("fr", "fr")]) is None

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from prompt_distillation.evaluation.comparison_file import Cell, Comparison
-from prompt_distillation.evaluation.costs import cost_by_time, reckon
+from prompt_distillation.evaluation.comparison_file import Cell, Comparison, StudentConfidence
+from prompt_distillation.evaluation.costs import QueryCost, cost_by_time, cost_of_cascade, reckon
 from prompt_distillation.evaluation.latency import Latency
 from prompt_distillation.evaluation.predicting import prediction_of
 from prompt_distillation.evaluation.running import Subject, build_result
@@ -68,7 +68,7 @@ def make_result(language_task: Task) -> MakeResult:
                 task=language_task,
                 raw_output=f"Final Answer: {label} {HOSTILE}",
             )
-            sure = {label: 0.6 if i in wrong else 0.9, "en": 0.1} if scored and label else None
+            sure = {"en": 0.1, label: 0.6 if i in wrong else 0.9} if scored and label else None
             predictions.append(
                 replace(
                     made,
@@ -95,13 +95,15 @@ def make_result(language_task: Task) -> MakeResult:
 
 @pytest.fixture(scope="session")
 def comparison_of() -> Callable[[dict[str, Result]], Comparison]:
-    def make(results: dict[str, Result]) -> Comparison:
+    def make(results: dict[str, Result], *, scored: Result | None = None) -> Comparison:
         """A comparison of ``key -> result``; the teacher is ten times slower."""
         cells = tuple(_cell(key, result) for key, result in results.items())
         costs = {cell.key: cell.cost for cell in cells}
         return Comparison(
             cells=cells,
             bill=reckon(costs["teacher"], costs["student"], training_cost=5.0, currency="USD"),
+            confidence=_confidence(scored, costs) if scored else None,
+            confidence_skipped=None if scored else "switched off by --no_score_labels",
             split="all",
             truth="gold",
             config={},
@@ -109,6 +111,17 @@ def comparison_of() -> Callable[[dict[str, Result]], Comparison]:
         )
 
     return make
+
+
+def _confidence(scored: Result, costs: dict[str, QueryCost | None]) -> StudentConfidence:
+    assert scored.confidence is not None
+    assert scored.confidence.cascade is not None
+    share = scored.confidence.cascade.student_share
+    return StudentConfidence(
+        result_file="student_scored.json", same_answers=0.99, queries_per_second=20.0,
+        shown=scored.confidence,
+        cascade_cost=cost_of_cascade(costs["teacher"], costs["student"], share),
+    )  # fmt: skip
 
 
 def _cell(key: str, result: Result) -> Cell:

@@ -79,3 +79,34 @@ def test_curves_are_read_and_scaled(tmp_path) -> None:
     assert (drawing.top, drawing.end) == ("4", "2")
     assert read_curves(tmp_path / "none") == []
     assert draw_curves([LossCurve(name="x", colour="red", points=[])]).lines == []
+
+
+def test_confidence_is_part_of_the_comparison(make_result, comparison_of) -> None:
+    keyed = {"teacher": make_result(50, wrong=[3]), "student": make_result(50, wrong=[1])}
+    scored = make_result(50, wrong=[1], teacher_wrong=[3], scored=True)
+    parts = PageParts(
+        results={f"the {key}": result for key, result in keyed.items()},
+        main="the student",
+        comparison=comparison_of(keyed, scored=scored),
+        scored=scored,
+    )
+
+    page = build_page(parts)
+
+    assert "Expected calibration error 0.110 (n=50)." in page
+    assert "nothing has to fall back to the teacher" in page
+    assert "had no say in the threshold" in page
+    assert "A million queries cost 100.00 USD with the cascade" in page
+    rows = data_of(page)["rows"]
+    assert (rows[0][8], rows[1][8]) == (0.9, 0.6)
+
+
+def test_confidence_that_was_not_measured_says_why(make_result, comparison_of) -> None:
+    keyed = {"teacher": make_result(5), "student": make_result(5)}
+    results = {f"the {key}": result for key, result in keyed.items()}
+
+    page = build_page(
+        PageParts(results=results, main="the student", comparison=comparison_of(keyed))
+    )
+
+    assert "Not scored: switched off by --no_score_labels." in page

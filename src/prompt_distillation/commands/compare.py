@@ -1,30 +1,26 @@
 """`scripts/compare.py`: the teacher and the student, prompt x thinking, and the bill."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from prompt_distillation.checkpoints import BASE_ALONE, resolve_model
 from prompt_distillation.commands.compare_config import CompareConfig
+from prompt_distillation.commands.compare_costs import make_bill, query_cost
 from prompt_distillation.commands.evaluate import select_inputs
 from prompt_distillation.commands.evaluate_config import EvaluateConfig
 from prompt_distillation.commands.options import parse_options, resolved
-from prompt_distillation.errors import InputError
-from prompt_distillation.files import atomic_writer, read_json, refuse_to_overwrite, sibling
+from prompt_distillation.files import atomic_writer, refuse_to_overwrite
 from prompt_distillation.provenance import provenance
 from prompt_distillation.task import Task, load_task
 
 if TYPE_CHECKING:  # what these import takes longer than --help may
     from prompt_distillation.engines import EngineOptions
-    from prompt_distillation.evaluation.comparison import CellPlan, CellRun
+    from prompt_distillation.evaluation.comparison import CellPlan, CellRun, ScoredRun
     from prompt_distillation.evaluation.comparison_file import Cell, Comparison
-    from prompt_distillation.evaluation.costs import Bill, QueryCost
     from prompt_distillation.evaluation.schema import Result
     from prompt_distillation.evaluation.selection import Selection
-
-logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Measure teacher and student side by side: accuracy, tokens, latency, cost.
 
@@ -33,7 +29,9 @@ DESCRIPTION = """Measure teacher and student side by side: accuracy, tokens, lat
   python scripts/compare.py --cells teacher,student --price_per_hour 2.5
 
 Cells: teacher (prompt, thinking), teacher_direct (prompt, no thinking), student_prompted (before
-distillation, with the prompt), student_before (without it), student (distilled, no prompt)."""
+distillation, with the prompt), student_before (without it), student (distilled, no prompt).
+The student's labels are scored too: is it right when it is sure, and what does it cost to let the
+teacher answer where it is not?"""
 
 TITLES = {
     "teacher": "teacher, prompt + thinking",
@@ -69,10 +67,11 @@ def main(argv: Sequence[str]) -> int | None:
             tell=lambda line: print_lines(console, [line]),
         )
     )
-    results = [_result(config, run, selection, task) for run in runs]
-    for run, result in zip(runs, results, strict=True):
-        write_result(result_path(config.output_dir, run.plan.key), result)
-    comparison = _comparison(config, runs, results)
+    results = {run.plan.key: _result(config, run, selection, task) for run in runs}
+    results |= _scored_results(config, runs, selection, task)
+    for key, result in results.items():
+        write_result(result_path(config.output_dir, key), result)
+    comparison = _comparison(config, runs, results, task)
     write_comparison(config.output_dir, comparison)
     table = comparison_markdown(comparison)
     with atomic_writer(config.output_dir / "comparison.md") as file:
@@ -115,9 +114,24 @@ def _plans(config: CompareConfig, task: Task) -> "list[CellPlan]":
         )
 
     return [
-        CellPlan(key=name, title=TITLES[name], model=options(name), asking=asking(name))
+        CellPlan(
+            key=name,
+            title=TITLES[name],
+            model=options(name),
+            asking=asking(name),
+            score_labels=name == "student" and _why_not_scored(config, task) is None,
+        )
         for name in config.cell_names
     ]
+
+
+def _why_not_scored(config: CompareConfig, task: Task) -> str | None:
+    """Why the student's labels are not scored; None if they are."""
+    if "student" not in config.cell_names:
+        return "the student is not among --cells"
+    if task.kind != "classification":
+        return f"the answers of {task.name!r} are free text, and only labels can be scored"
+    return None if config.score_labels else "switched off by --no_score_labels"
 
 
 def _model_of(config: CompareConfig, name: str) -> tuple[str, str | None]:
@@ -131,7 +145,9 @@ def _model_of(config: CompareConfig, name: str) -> tuple[str, str | None]:
     return BASE_ALONE, base
 
 
-def _evaluate_config(config: CompareConfig, run: "CellRun | None") -> EvaluateConfig:
+def _evaluate_config(
+    config: CompareConfig, run: "CellRun | None", *, scored: bool = False
+) -> EvaluateConfig:
     """The command `evaluate.py` that would do the same, for the result's record."""
     shared = EvaluateConfig(
         task=config.task,
@@ -145,8 +161,6 @@ def _evaluate_config(config: CompareConfig, run: "CellRun | None") -> EvaluateCo
     )
     if run is None:
         return shared
-    from dataclasses import replace
-
     asking, model = run.plan.asking, run.plan.model
     return replace(
         shared,
@@ -156,95 +170,75 @@ def _evaluate_config(config: CompareConfig, run: "CellRun | None") -> EvaluateCo
         thinking=asking.thinking,
         temperature=asking.sampling.temperature,
         max_tokens=asking.sampling.max_tokens,
+        decoding="scored" if scored else "free",
     )
 
 
-def _result(config: CompareConfig, run: "CellRun", selection: "Selection", task: Task) -> "Result":
+def _result(
+    config: CompareConfig,
+    run: "CellRun",
+    selection: "Selection",
+    task: Task,
+    *,
+    scored: "ScoredRun | None" = None,
+) -> "Result":
+    """The evaluation of a cell, as written or, where ``scored`` is given, by its scores."""
     from prompt_distillation.evaluation.running import Subject, build_result
 
     model: EngineOptions = run.plan.model
     adapter = str(model.adapter) if model.adapter else None
     return build_result(
         selection,
-        run.predictions,
+        (scored or run).predictions,
         subject=Subject(model_path=adapter or model.model, base_model=model.model, adapter=adapter),
         task=task,
-        used=run.used,
-        config=resolved(_evaluate_config(config, run)),
+        used=(scored or run).used,
+        config=resolved(_evaluate_config(config, run, scored=scored is not None)),
     )
+
+
+def _scored_results(
+    config: CompareConfig, runs: "list[CellRun]", selection: "Selection", task: Task
+) -> "dict[str, Result]":
+    """The evaluation of the scored labels; its cascade falls back to what the teacher's cell said.
+
+    Where that was not run, to the teacher's labels in the training data.
+    """
+    from prompt_distillation.evaluation.calibration import confidence_results
+
+    teacher = next((run for run in runs if run.plan.key == "teacher"), None)
+    answers = {item.index: item.predicted for item in teacher.predictions} if teacher else None
+    found = {}
+    for run in runs:
+        if run.scored is not None:
+            result = _result(config, run, selection, task, scored=run.scored)
+            confidence = confidence_results(run.scored.predictions, answers)
+            found[f"{run.plan.key}_scored"] = replace(result, confidence=confidence)
+    return found
 
 
 def _comparison(
-    config: CompareConfig, runs: "list[CellRun]", results: "list[Result]"
+    config: CompareConfig, runs: "list[CellRun]", results: "dict[str, Result]", task: Task
 ) -> "Comparison":
-    from prompt_distillation.evaluation.comparison_file import Comparison, make_cell
+    from prompt_distillation.evaluation.comparison_file import (
+        Comparison,
+        make_cell,
+        student_confidence,
+    )
 
     cells: tuple[Cell, ...] = tuple(
-        make_cell(run, result, _cost(config, run))
-        for run, result in zip(runs, results, strict=True)
+        make_cell(run, results[run.plan.key], query_cost(config, run)) for run in runs
     )
+    scored = next((run for run in runs if run.scored is not None), None)
     return Comparison(
         cells=cells,
-        bill=_bill(config, cells),
+        bill=make_bill(config, cells),
+        confidence=student_confidence(scored, results[f"{scored.plan.key}_scored"], cells)
+        if scored
+        else None,
+        confidence_skipped=_why_not_scored(config, task),
         split=config.split,
-        truth=results[0].truth,
+        truth=results[runs[0].plan.key].truth,
         config=resolved(config),
         provenance=provenance(),
     )
-
-
-def _cost(config: CompareConfig, run: "CellRun") -> "QueryCost | None":
-    from prompt_distillation.evaluation.costs import TokenPrices, cost_by_time, cost_by_tokens
-
-    if config.price_per_hour is not None:
-        return cost_by_time(config.price_per_hour, queries_per_second=run.used.queries_per_second)
-    teacher = run.plan.key.startswith("teacher")
-    prompt = config.teacher_price_in if teacher else config.student_price_in
-    completion = config.teacher_price_out if teacher else config.student_price_out
-    if prompt is None or completion is None:
-        return None
-    return cost_by_tokens(
-        TokenPrices(
-            prompt=prompt,
-            completion=completion,
-            cached_prompt=config.teacher_price_cached if teacher else None,
-        ),
-        prompt_tokens=run.used.prompt_tokens_per_query,
-        cached_tokens=(run.used.cached_tokens or 0) / len(run.predictions),
-        completion_tokens=run.used.completion_tokens_per_query,
-    )
-
-
-def _bill(config: CompareConfig, cells: "tuple[Cell, ...]") -> "Bill | None":
-    from prompt_distillation.evaluation.costs import reckon
-
-    costs = {cell.key: cell.cost for cell in cells}
-    teacher, student = costs.get("teacher"), costs.get("student")
-    if teacher is None or student is None:
-        return None
-    return reckon(teacher, student, training_cost=_training_cost(config), currency=config.currency)
-
-
-def _training_cost(config: CompareConfig) -> float:
-    """What labelling and training cost: as told, or their hours at the machine's price."""
-    if config.training_cost is not None:
-        return config.training_cost
-    if config.price_per_hour is None:
-        logger.warning("The cost of labelling and training is taken as 0; see --training_cost.")
-        return 0.0
-    labelling = sibling(config.train_data_file, "manifest")
-    training = Path(config.student_path) / "training_manifest.json"
-    seconds = _seconds_of(labelling) + _seconds_of(training, "result")
-    return seconds / 3600 * config.price_per_hour
-
-
-def _seconds_of(path: Path, *keys: str) -> float:
-    """The seconds that a manifest records, below ``keys``; 0, and a warning, where it does not."""
-    try:
-        fields: Any = read_json(path)
-        for key in keys:
-            fields = fields[key]
-        return float(fields["seconds"])
-    except (InputError, KeyError, TypeError, ValueError):
-        logger.warning("%s does not say how long it took: its hours are not on the bill.", path)
-        return 0.0

@@ -44,6 +44,9 @@ class CompareConfig:
     teacher_temperature: float = option(0.15, "of the teacher's sampling; the student is greedy")
     teacher_max_tokens: int = option(4096, "most new tokens of the thinking teacher")
     seed: int = option(0, "of sampling")
+    score_labels: bool = option(
+        True, "also score the student's labels in one pass: calibration, coverage, the cascade"
+    )
     latency_samples: int = option(50, "queries timed alone, one after the other")
     concurrency: int = option(32, "queries in flight for the latency under load")
     engine: Literal["auto", "vllm", "transformers"] = option("auto", "who runs the models")

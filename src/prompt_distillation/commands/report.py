@@ -62,7 +62,12 @@ def main(argv: Sequence[str]) -> int | None:
     pictures = plot_all(results, comparison, config.plots_dir)
     page = build_page(
         PageParts(
-            results=results, main=title, comparison=comparison, curves=curves, pictures=pictures
+            results=results,
+            main=title,
+            comparison=comparison,
+            scored=_scored(config, comparison),
+            curves=curves,
+            pictures=pictures,
         )
     )
     with atomic_writer(config.output_file) as file:
@@ -92,6 +97,15 @@ def _read(config: ReportConfig) -> "tuple[dict[str, Result], Comparison | None]"
             f"the results in {config.comparison_dir} are not of the same inputs; compare again"
         )
     return results, comparison
+
+
+def _scored(config: ReportConfig, comparison: "Comparison | None") -> "Result | None":
+    """The evaluation of the student's scored labels, where a comparison has one."""
+    from prompt_distillation.evaluation.result_file import read_result
+
+    if config.comparison_dir is None or comparison is None or comparison.confidence is None:
+        return None
+    return read_result(config.comparison_dir / comparison.confidence.result_file)
 
 
 def _main_title(results: "dict[str, Result]", comparison: "Comparison | None") -> str:

@@ -179,23 +179,22 @@ async def open_label_scorer(
             "labels cannot be scored over a server; use --engine vllm or transformers, or "
             "--decoding constrained"
         )
-    tokenizer = await asyncio.to_thread(load_tokenizer, options)
     async with open_engine(kind, options) as engine:
-        yield await make_label_scorer(engine, tokenizer, labels, model=options.model)
+        yield await make_label_scorer(engine, options, labels)
 
 
 async def make_label_scorer(
-    engine: Engine, tokenizer: Any, labels: Sequence[str], *, model: str
+    engine: Engine, options: EngineOptions, labels: Sequence[str]
 ) -> LabelScorer:
     """Put a scorer on an open engine, and ask it once: vLLM compiles a kernel at that.
 
     Args:
         engine: not the server's, which has no probabilities of given tokens.
-        tokenizer: the model's.
+        options: with which it was opened.
         labels: at least two texts.
-        model: the model's name, for errors.
     """
-    scorer = LabelScorer(_token_scorer(engine), tokenizer, labels, model=model)
+    tokenizer = await asyncio.to_thread(load_tokenizer, options)
+    scorer = LabelScorer(_token_scorer(engine), tokenizer, labels, model=options.model)
     await scorer.complete(Request(messages=({"role": "user", "content": ""},), sampling=Sampling()))
     return scorer
 

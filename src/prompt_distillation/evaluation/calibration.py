@@ -1,12 +1,12 @@
 """Confidence: do the student's probabilities mean what they say, and what can be built on them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
+from prompt_distillation.evaluation.cascade import cascade, trials
 from prompt_distillation.evaluation.confidence import (
     Calibration,
-    Cascade,
     Confidence,
     CoveragePoint,
     ReliabilityBin,
@@ -17,8 +17,16 @@ from prompt_distillation.intervals import wilson_interval
 BINS = 10
 
 
-def confidence_results(predictions: Sequence[Prediction]) -> Confidence | None:
-    """What the probabilities of ``predictions`` show; None where labels were not scored."""
+def confidence_results(
+    predictions: Sequence[Prediction], teacher_answers: Mapping[int, str | None] | None = None
+) -> Confidence | None:
+    """What the probabilities of ``predictions`` show; None where labels were not scored.
+
+    Args:
+        predictions: of the student.
+        teacher_answers: position in the test file -> the teacher's answer, for the cascade; None:
+            what the teacher answered when it labelled the data.
+    """
     scored = [
         (max(item.label_probabilities.values()), item.correct)
         for item in predictions
@@ -26,8 +34,12 @@ def confidence_results(predictions: Sequence[Prediction]) -> Confidence | None:
     ]
     if not scored:
         return None
+    if teacher_answers is None:
+        teacher_answers = {item.index: item.teacher for item in predictions if item.teacher_asked}
     return Confidence(
-        calibration=calibration(scored), coverage=coverage(scored), cascade=cascade(predictions)
+        calibration=calibration(scored),
+        coverage=coverage(scored),
+        cascade=cascade(trials(predictions, teacher_answers)),
     )
 
 
@@ -73,43 +85,3 @@ def coverage(scored: Sequence[tuple[float, bool]]) -> tuple[CoveragePoint, ...]:
             )
         )
     return tuple(points)
-
-
-def cascade(predictions: Sequence[Prediction]) -> Cascade | None:
-    """The threshold at which student-first, teacher-if-unsure is as right as the teacher alone.
-
-    Of all thresholds that reach the teacher's accuracy against gold, the one at which the student
-    answers most. It is chosen on these very inputs, so the figure is a little rosy: check it on
-    others before it is put to work.
-
-    Returns:
-        None where the labels were not scored, or no input has both gold and a teacher's answer.
-    """
-    rows = sorted(
-        (
-            (max(item.label_probabilities.values()), item.predicted == item.gold,
-             item.teacher == item.gold)
-            for item in predictions
-            if item.label_probabilities and item.gold is not None and item.teacher_asked
-        ),
-        reverse=True,
-    )  # fmt: skip
-    if not rows:
-        return None
-    of_teacher = sum(teacher for _, _, teacher in rows)
-    best: tuple[float | None, int, int] = (None, 0, of_teacher)
-    right, taken = of_teacher, 0
-    for threshold, members in groupby(rows, key=itemgetter(0)):
-        for _, student, teacher in members:
-            right += student - teacher
-            taken += 1
-        if right >= of_teacher:
-            best = (threshold, taken, right)
-    threshold_found, answered, correct = best
-    return Cascade(
-        n=len(rows),
-        threshold=threshold_found,
-        student_share=answered / len(rows),
-        accuracy=correct / len(rows),
-        teacher_accuracy=of_teacher / len(rows),
-    )

@@ -1,14 +1,20 @@
 """Prompt x thinking: the teacher and the student, each way of asking measured alike."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from prompt_distillation.engines import Engine, EngineKind, EngineOptions, Request, open_engine
+from prompt_distillation.engines import Engine, EngineKind, EngineOptions, open_engine
+from prompt_distillation.engines.scoring import make_label_scorer
 from prompt_distillation.evaluation.latency import Latency, measure_latency
-from prompt_distillation.evaluation.predicting import Asking, predict
+from prompt_distillation.evaluation.predicting import (
+    Asking,
+    predict,
+    predict_by_score,
+    request_for,
+)
 from prompt_distillation.evaluation.schema import Prediction, Usage
 from prompt_distillation.evaluation.scoring import usage
 from prompt_distillation.evaluation.selection import Selection
@@ -24,12 +30,22 @@ class CellPlan:
         title: as people read it.
         model: what to load; cells with equal models share an engine.
         asking: how it is asked.
+        score_labels: whether the probabilities of the labels are asked for too.
     """
 
     key: str
     title: str
     model: EngineOptions
     asking: Asking
+    score_labels: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRun:
+    """The same inputs once more, with the probability of each label instead of a written answer."""
+
+    predictions: tuple[Prediction, ...]
+    used: Usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +57,7 @@ class CellRun:
     used: Usage
     alone: Latency
     loaded: Latency
+    scored: ScoredRun | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,25 +120,11 @@ async def _run_cell(
     latency: LatencyPlan,
     startup: float,
 ) -> CellRun:
-    requests = [
-        Request(
-            messages=task.conversation(
-                item.input.text,
-                history=item.input.history,
-                with_prompt=plan.asking.with_prompt,
-            ),
-            sampling=plan.asking.sampling,
-            prefill=plan.asking.prefill,
-        )
-        for item in selection.items
-    ]
+    requests = [request_for(item, task=task, asking=plan.asking) for item in selection.items]
     start = time.perf_counter()
-    predictions = []
-    async with aclosing(predict(engine, selection.items, task=task, asking=plan.asking)) as answers:
-        async for prediction in answers:
-            predictions.append(prediction)
+    written = await _all(predict(engine, selection.items, task=task, asking=plan.asking))
     used = usage(
-        predictions,
+        written,
         engine=engine.name,
         run_seconds=time.perf_counter() - start,
         startup_seconds=startup,
@@ -130,11 +133,34 @@ async def _run_cell(
     many = requests[: max(latency.samples, 4 * latency.concurrency)]
     return CellRun(
         plan=plan,
-        predictions=tuple(predictions),
+        predictions=written,
         used=used,
         alone=await measure_latency(engine, few, concurrency=1),
         loaded=await measure_latency(engine, many, concurrency=latency.concurrency),
+        scored=await _score(engine, plan, selection, task=task) if plan.score_labels else None,
     )
+
+
+async def _score(engine: Engine, plan: CellPlan, selection: Selection, *, task: Task) -> ScoredRun:
+    """Ask for the probabilities of the labels, on the engine that is open."""
+    start = time.perf_counter()
+    scorer = await make_label_scorer(engine, plan.model, list(task.labels))
+    ready = time.perf_counter()
+    predictions = await _all(
+        predict_by_score(scorer, selection.items, task=task, asking=plan.asking)
+    )
+    used = usage(
+        predictions,
+        engine=engine.name,
+        run_seconds=time.perf_counter() - ready,
+        startup_seconds=ready - start,
+    )
+    return ScoredRun(predictions=predictions, used=used)
+
+
+async def _all(answers: AsyncGenerator[Prediction, None]) -> tuple[Prediction, ...]:
+    async with aclosing(answers):
+        return tuple([prediction async for prediction in answers])
 
 
 def result_path(output_dir: Path, key: str) -> Path:

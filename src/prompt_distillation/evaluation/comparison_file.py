@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from prompt_distillation.errors import InputError
 from prompt_distillation.evaluation.comparison import CellRun
-from prompt_distillation.evaluation.costs import Bill, QueryCost
+from prompt_distillation.evaluation.confidence import Confidence
+from prompt_distillation.evaluation.costs import Bill, QueryCost, cost_of_cascade
 from prompt_distillation.evaluation.latency import Latency
 from prompt_distillation.evaluation.result_file import build_record
 from prompt_distillation.evaluation.schema import Result
@@ -51,11 +52,36 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfidence:
+    """The student's labels, scored in one pass on the inputs of the cells.
+
+    Attributes:
+        result_file: the evaluation by scores, beside the comparison.
+        same_answers: share of inputs whose likeliest label is what the student wrote.
+        shown: calibration, coverage, and the cascade with the answers of the teacher's cell.
+        cascade_cost: every input through the student, the share that falls back through the
+            teacher, at the costs of their cells; None without prices or without a cascade.
+    """
+
+    result_file: str
+    same_answers: float
+    queries_per_second: float
+    shown: Confidence | None
+    cascade_cost: QueryCost | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """All cells, and the bill of the student against the teacher."""
+    """All cells, and the bill of the student against the teacher.
+
+    Attributes:
+        confidence: None where the labels were not scored; ``confidence_skipped`` says why.
+    """
 
     cells: tuple[Cell, ...]
     bill: Bill | None
+    confidence: StudentConfidence | None
+    confidence_skipped: str | None
     split: str
     truth: str
     config: Mapping[str, Any]
@@ -89,6 +115,28 @@ def make_cell(run: CellRun, result: Result, cost: QueryCost | None) -> Cell:
         alone=run.alone,
         loaded=run.loaded,
         cost=cost,
+    )
+
+
+def student_confidence(run: CellRun, result: Result, cells: Sequence[Cell]) -> StudentConfidence:
+    """Put together what the student's scored labels showed.
+
+    Args:
+        run: the student's cell; its labels were scored.
+        result: the evaluation of the scored labels.
+        cells: for their costs.
+    """
+    assert run.scored is not None
+    pairs = list(zip(run.predictions, run.scored.predictions, strict=True))
+    costs = {cell.key: cell.cost for cell in cells}
+    cascade = result.confidence.cascade if result.confidence else None
+    share = cascade.student_share if cascade else None
+    return StudentConfidence(
+        result_file=f"{run.plan.key}_scored.json",
+        same_answers=sum(one.predicted == two.predicted for one, two in pairs) / len(pairs),
+        queries_per_second=run.scored.used.queries_per_second,
+        shown=result.confidence,
+        cascade_cost=cost_of_cascade(costs.get(TEACHER_KEY), costs.get(STUDENT_KEY), share),
     )
 
 

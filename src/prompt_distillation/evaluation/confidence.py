@@ -40,12 +40,39 @@ class CoveragePoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CascadePoint:
+    """The cascade at one threshold; None: the teacher answers everything."""
+
+    threshold: float | None
+    student_share: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CascadeCheck:
+    """The cascade on inputs that had no say in its threshold.
+
+    Attributes:
+        only_cascade_right: inputs on which the teacher alone is wrong.
+    """
+
+    n: int
+    student_share: float
+    accuracy: float
+    interval: Interval | None
+    only_cascade_right: int
+    only_teacher_right: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cascade:
     """Student first, teacher where the student is less sure than ``threshold``.
 
     Attributes:
         threshold: None if no threshold reaches the teacher's accuracy: the teacher answers all.
-        student_share: share of inputs that the student answers.
+        student_share: share of inputs that the student answers; 1: nothing falls back.
+        check: None where the inputs are of one group.
+        curve: every threshold that makes a difference, the highest first.
     """
 
     n: int
@@ -53,6 +80,8 @@ class Cascade:
     student_share: float
     accuracy: float
     teacher_accuracy: float
+    check: CascadeCheck | None
+    curve: tuple[CascadePoint, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -88,6 +88,19 @@ def cost_by_time(price_per_hour: float, *, queries_per_second: float) -> QueryCo
     return QueryCost(per_million_queries=hours * price_per_hour, basis="machine time")
 
 
+def cost_of_cascade(
+    teacher: QueryCost | None, student: QueryCost | None, student_share: float | None
+) -> QueryCost | None:
+    """Every query costs the student's, and the share that falls back the teacher's too."""
+    if teacher is None or student is None or student_share is None:
+        return None
+    return QueryCost(
+        per_million_queries=student.per_million_queries
+        + (1 - student_share) * teacher.per_million_queries,
+        basis=student.basis,
+    )
+
+
 def reckon(teacher: QueryCost, student: QueryCost, *, training_cost: float, currency: str) -> Bill:
     """Hold the two against each other.
 

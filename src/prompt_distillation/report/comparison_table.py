@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from prompt_distillation.evaluation.comparison_file import Cell, Comparison
 from prompt_distillation.evaluation.costs import Bill, MonthlySaving
+from prompt_distillation.report.confidence_text import comparison_confidence_lines
 from prompt_distillation.report.terminal import with_interval
 
 HEADER = (
@@ -14,13 +15,15 @@ RULE = "|---|---|---|---|---|---|---|---|"
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """The table of the cells, and where prices were given, the bill."""
+    """The table of the cells, where prices were given the bill, and how sure the student is."""
     concurrency = comparison.cells[0].loaded.concurrency
     lines = [HEADER.format(concurrency=f"{concurrency} in flight"), RULE]
     lines += [_row(cell) for cell in comparison.cells]
     lines += ["", speed_line(comparison)] if speed_line(comparison) else []
     if any(cell.cost for cell in comparison.cells):
         lines += ["", *_cost_lines(comparison)]
+    lines += ["", "The student's confidence:", ""]
+    lines += [f"- {line}" for line in comparison_confidence_lines(comparison)]
     return "\n".join(lines) + "\n"
 
 

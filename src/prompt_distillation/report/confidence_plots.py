@@ -1,54 +1,131 @@
 """Pictures of how sure the student is, and of the bill."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from prompt_distillation.evaluation.comparison_file import STUDENT_KEY, TEACHER_KEY, Comparison
-from prompt_distillation.evaluation.schema import Result
+from prompt_distillation.evaluation.confidence import Cascade, Confidence
+from prompt_distillation.intervals import wilson_interval
 from prompt_distillation.report.drawing import (
     BLUE,
     DOTS_PER_INCH,
     GREEN,
     GREY,
     ORANGE,
+    SKY,
     one_axes,
     whisker,
 )
 
 
-def calibration(result: Result) -> Figure:
+def calibration(confidence: Confidence) -> Figure:
     """Accuracy against confidence; on the diagonal, a confidence means what it says."""
-    assert result.confidence is not None
-    measured = result.confidence.calibration
-    figure, axes = one_axes(5.2, 5)
+    measured = confidence.calibration
+    figure, (axes, counts) = _two_floors(6, 5.4)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="means what it says")
     for part in measured.bins:
-        axes.plot(part.confidence, part.accuracy, "o", color=BLUE)
         whisker(axes, part.confidence, part.accuracy, part.interval)
-        axes.annotate(f"n={part.n}", (part.confidence, part.accuracy), fontsize=7,
-                      textcoords="offset points", xytext=(5, -9))  # fmt: skip
+    axes.plot(
+        [part.confidence for part in measured.bins], [part.accuracy for part in measured.bins],
+        "o", color=BLUE, label="inputs of one bin, 95 % interval",
+    )  # fmt: skip
     error = measured.expected_calibration_error
-    axes.set(title=f"Calibration: ECE {error:.3f}, n={measured.n}", xlim=(0, 1.02), ylim=(0, 1.02),
-             xlabel="confidence", ylabel="accuracy, 95 % interval")  # fmt: skip
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(title=f"Calibration: ECE {error:.3f}, n={measured.n}", ylabel="accuracy",
+             xlim=(0, 1.02), ylim=(0, 1.05))  # fmt: skip
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    width = measured.bins[0].high - measured.bins[0].low
+    bars = counts.bar([part.low + width / 2 for part in measured.bins],
+                      [part.n for part in measured.bins], 0.9 * width, color=SKY)  # fmt: skip
+    counts.bar_label(bars, fontsize=8, padding=2)
+    counts.set(xlabel="confidence", ylabel="inputs", xlim=(0, 1.02))
+    counts.margins(y=0.3)
     return figure
 
 
-def coverage(result: Result) -> Figure:
-    """Accuracy over the surest inputs, and the cascade where there is one."""
-    assert result.confidence is not None
-    points, cascade = result.confidence.coverage, result.confidence.cascade
-    figure, axes = one_axes(6, 4)
-    axes.plot([p.coverage for p in points], [p.accuracy for p in points], color=BLUE,
+def _two_floors(width: float, height: float) -> tuple[Figure, Any]:
+    """A figure with a low pair of axes under a high one, on one x axis."""
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=DOTS_PER_INCH)
+    floors = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    for axes in floors:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, floors
+
+
+def coverage(confidence: Confidence) -> Figure:
+    """Accuracy over the surest inputs, with the threshold along it."""
+    points, n = confidence.coverage, confidence.calibration.n
+    figure, axes = one_axes(6.5, 4.2)
+    shares = [point.coverage for point in points]
+    intervals = [wilson_interval(round(p.accuracy * p.coverage * n), round(p.coverage * n))
+                 for p in points]  # fmt: skip
+    known = [interval for interval in intervals if interval is not None]
+    axes.fill_between(shares, [i.low for i in known], [i.high for i in known], color=SKY,
+                      alpha=0.35, linewidth=0, label="95 % interval")  # fmt: skip
+    axes.plot(shares, [point.accuracy for point in points], color=BLUE,
               label="student, the surest first")  # fmt: skip
-    if cascade is not None:
-        axes.axhline(cascade.teacher_accuracy, color=ORANGE, linestyle="--", label="teacher alone")
-        axes.plot(cascade.student_share, cascade.accuracy, "D", color=GREEN,
-                  label=f"cascade: the student answers {cascade.student_share:.0%}")  # fmt: skip
-    axes.set(title=f"Accuracy and coverage, n={result.confidence.calibration.n}", xlim=(0, 1.02),
-             xlabel="share of inputs answered by the student", ylabel="accuracy")  # fmt: skip
-    axes.legend(frameon=False, fontsize=8)
+    low = min(interval.low for interval in known[len(known) // 10 :])
+    if confidence.cascade is not None:
+        teacher = confidence.cascade.teacher_accuracy
+        axes.axhline(teacher, color=ORANGE, linestyle="--", label=f"teacher alone {teacher:.1%}")
+        low = min(low, teacher)
+    axes.set(title=f"Accuracy and coverage, n={n}", xlim=(0, 1.02), ylim=(low - 0.02, 1.005),
+             xlabel="share of inputs answered, the surest first", ylabel="accuracy")  # fmt: skip
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
+
+
+def cascade(found: Cascade, comparison: Comparison | None) -> Figure:
+    """Accuracy of student-first, and its cost, over the share that the student answers."""
+    prices = _prices(comparison)
+    priced = TEACHER_KEY in prices and STUDENT_KEY in prices
+    figure = Figure(figsize=(11 if priced else 6.5, 4.2), layout="constrained", dpi=DOTS_PER_INCH)
+    panels = figure.subplots(1, 2 if priced else 1, squeeze=False)[0]
+    shares = [point.student_share for point in found.curve]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.axvline(found.student_share, color=GREEN, linestyle=":")
+        axes.set(xlim=(0, 1.02), xlabel="share of inputs that the student answers")
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+    left = panels[0]
+    left.plot(shares, [point.accuracy for point in found.curve], color=BLUE, label="cascade")
+    left.axhline(found.teacher_accuracy, color=ORANGE, linestyle="--",
+                 label=f"teacher alone {found.teacher_accuracy:.1%}")  # fmt: skip
+    left.plot(found.student_share, found.accuracy, "D", color=GREEN, label=_chosen(found))
+    left.set(title=f"Cascade: accuracy, n={found.n}", ylabel="accuracy")
+    left.margins(y=0.25)
+    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    left.legend(frameon=False, fontsize=8, loc="lower left")
+    if priced:
+        assert comparison is not None
+        teacher, student = prices[TEACHER_KEY], prices[STUDENT_KEY]
+        right = panels[1]
+        right.plot(shares, [student + (1 - share) * teacher for share in shares], color=BLUE,
+                   label="cascade")  # fmt: skip
+        chosen = student + (1 - found.student_share) * teacher
+        right.plot(found.student_share, chosen, "D", color=GREEN, label=f"{chosen:,.2f}")
+        right.axhline(teacher, color=ORANGE, linestyle="--", label=f"teacher alone {teacher:,.2f}")
+        currency = comparison.bill.currency if comparison.bill else "cost"
+        right.set(title=f"Cascade: {currency} per million queries", ylim=(0, None))
+        right.legend(frameon=False, fontsize=8, loc="lower left")
+    return figure
+
+
+def _chosen(found: Cascade) -> str:
+    if found.threshold is None:
+        return "no threshold is as good as the teacher"
+    if found.student_share == 1:
+        return f"nothing has to fall back: {found.accuracy:.1%}"
+    return f"confidence at least {found.threshold:.3f}: {found.accuracy:.1%}"
+
+
+def _prices(comparison: Comparison | None) -> dict[str, float]:
+    cells = comparison.cells if comparison else ()
+    return {cell.key: cell.cost.per_million_queries for cell in cells if cell.cost}
 
 
 def cost(comparison: Comparison) -> Figure:
@@ -57,7 +134,7 @@ def cost(comparison: Comparison) -> Figure:
     assert bill is not None
     figure = Figure(figsize=(11, 4), layout="constrained", dpi=DOTS_PER_INCH)
     left, right = figure.subplots(1, 2)
-    prices = {cell.key: cell.cost.per_million_queries for cell in cells if cell.cost}
+    prices = _prices(comparison)
     left.barh([cell.title for cell in cells], list(prices.values()), color=BLUE)
     left.bar_label(left.containers[0], fmt="%.2f", padding=3, fontsize=8)
     left.invert_yaxis()

@@ -16,12 +16,21 @@ from markupsafe import Markup
 from prompt_distillation.evaluation.comparison_file import Comparison
 from prompt_distillation.evaluation.schema import UNPARSEABLE, Result
 from prompt_distillation.report.comparison_table import milliseconds, speed_line
+from prompt_distillation.report.confidence_text import (
+    comparison_confidence_lines,
+    confidence_lines,
+)
 from prompt_distillation.report.curves import LossCurve, draw_curves
 from prompt_distillation.report.safe_text import shorten
 from prompt_distillation.report.terminal import percent, with_interval
 
 MAX_RAW_LENGTH = 4000
 """Characters of one completion that the page carries; the result file has all of it."""
+
+
+SECTION_OF = {
+    "cost": "cost", "calibration": "confidence", "coverage": "confidence", "cascade": "confidence",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +40,9 @@ class PageParts:
     Attributes:
         results: title -> evaluation, all of the same inputs in the same order.
         main: title of the one the page is about.
-        comparison: latency and costs.
+        comparison: latency, costs and confidence.
+        scored: the evaluation of the labels' scores, for the model the page is about; in a report
+            of one evaluation, that evaluation.
         curves: of the training.
         pictures: PNG files.
     """
@@ -39,6 +50,7 @@ class PageParts:
     results: Mapping[str, Result]
     main: str
     comparison: Comparison | None = None
+    scored: Result | None = None
     curves: Sequence[LossCurve] = ()
     pictures: Sequence[Path] = ()
 
@@ -63,14 +75,11 @@ def build_page(parts: PageParts) -> str:
         paired=main.truths.student_against_teacher if main.truths else None,
         bill=bill,
         currency=bill.currency if bill else "cost",
-        cascade=main.confidence.cascade if main.confidence else None,
+        confidence=_confidence(parts),
+        sections=_pictures_by_section(parts.pictures),
         curves=curves.lines,
         curve_top=curves.top,
         curve_end=curves.end,
-        pictures=[
-            (path.stem.replace("_", " "), base64.b64encode(path.read_bytes()).decode())
-            for path in parts.pictures
-        ],
         origin=_origin(main),
         details=_details(main),
         data=_data(parts),
@@ -122,6 +131,24 @@ def _lines(parts: PageParts) -> list[dict[str, Any]]:
             values.append(f"{used.seconds_per_query:.4f}" if used else "-")
         lines.append({"title": title, "shown": values, "is_main": title == parts.main})
     return lines
+
+
+def _confidence(parts: PageParts) -> list[str]:
+    """Sentences on how sure the model is; none where its labels were not scored."""
+    if parts.comparison is not None:
+        return list(comparison_confidence_lines(parts.comparison))
+    found = parts.results[parts.main].confidence
+    return list(confidence_lines(found)) if found else []
+
+
+def _pictures_by_section(pictures: Sequence[Path]) -> dict[str, list[tuple[str, str]]]:
+    """Section -> ``(caption, PNG in base64)``; pictures stand beside the words on them."""
+    found: dict[str, list[tuple[str, str]]] = {"cost": [], "confidence": [], "others": []}
+    for path in pictures:
+        encoded = base64.b64encode(path.read_bytes()).decode()
+        section = SECTION_OF.get(path.stem, "others")
+        found[section].append((path.stem.replace("_", " "), encoded))
+    return found
 
 
 def _truths(main: Result) -> list[tuple[str, Any]]:
@@ -180,7 +207,19 @@ def _data(parts: PageParts) -> dict[str, Any]:
                 list(given),
                 shorten(item.raw_output or "", MAX_RAW_LENGTH),
                 item.trained_on is True,
+                sure,
             ]
-            for item, given in zip(main.predictions, answers, strict=True)
+            for item, given, sure in zip(
+                main.predictions, answers, _confidences(parts), strict=True
+            )
         ],
     }
+
+
+def _confidences(parts: PageParts) -> list[float | None]:
+    """How sure the model is of its likeliest label, for each input; None where none was scored."""
+    scored = parts.scored or parts.results[parts.main]
+    return [
+        round(max(item.label_probabilities.values()), 4) if item.label_probabilities else None
+        for item in scored.predictions
+    ]

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from prompt_distillation.evaluation.comparison_file import STUDENT_KEY, TEACHER_KEY, Comparison
+from prompt_distillation.evaluation.confidence import Confidence
 from prompt_distillation.evaluation.schema import UNPARSEABLE, Result
-from prompt_distillation.report.confidence_plots import calibration, cost, coverage
+from prompt_distillation.report.confidence_plots import calibration, cascade, cost, coverage
 from prompt_distillation.report.drawing import (
     BLUE,
     DOTS_PER_INCH,
@@ -37,7 +38,7 @@ def plot_all(
 
     Args:
         results: title -> evaluation, on the same inputs, in the order of the bars.
-        comparison: for costs; None where only evaluations are at hand.
+        comparison: for costs and confidence; None where only evaluations are at hand.
         folder: where the PNG files go; made if missing.
 
     Returns:
@@ -54,10 +55,12 @@ def plot_all(
     if pair is not None:
         figures["delta_accuracy"] = delta_accuracy(*pair)
         figures["delta_across_examples"] = delta_across_examples(*pair)
-    for result in results.values():
-        if result.confidence is not None:
-            figures["calibration"] = calibration(result)
-            figures["coverage"] = coverage(result)
+    confidence = confidence_of(results, comparison)
+    if confidence is not None:
+        figures["calibration"] = calibration(confidence)
+        figures["coverage"] = coverage(confidence)
+        if confidence.cascade is not None:
+            figures["cascade"] = cascade(confidence.cascade, comparison)
     if comparison is not None and comparison.bill is not None:
         figures["cost"] = cost(comparison)
     written = []
@@ -66,6 +69,16 @@ def plot_all(
         FigureCanvasAgg(figure).print_png(path)
         written.append(path)
     return written
+
+
+def confidence_of(
+    results: Mapping[str, Result], comparison: Comparison | None
+) -> Confidence | None:
+    """What scored labels showed: the comparison's, or that of the first evaluation by scores."""
+    if comparison is not None:
+        return comparison.confidence.shown if comparison.confidence else None
+    found = [result.confidence for result in results.values() if result.confidence is not None]
+    return found[0] if found else None
 
 
 def teacher_and_student(

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from prompt_distillation.evaluation.confidence import Confidence
 from prompt_distillation.evaluation.schema import (
     Agreement,
     Overlap,
@@ -14,6 +13,7 @@ from prompt_distillation.evaluation.schema import (
     Usage,
 )
 from prompt_distillation.evaluation.statistics import SIGNIFICANT
+from prompt_distillation.report.confidence_text import confidence_lines
 from prompt_distillation.report.terminal import SHORT_RULE, percent, print_lines, with_interval
 
 
@@ -23,7 +23,9 @@ def print_summary(console: Console, result: Result, *, output_file: Path) -> Non
     lines += _performance_lines(result)
     lines += ["", *_truth_lines(result)] if result.truths else []
     lines += ["", *_overlap_lines(result.overlap, split=result.split)]
-    lines += ["", *_confidence_lines(result.confidence)] if result.confidence else []
+    if result.confidence:
+        lines += ["", "Confidence:"]
+        lines += [f"  {line}" for line in confidence_lines(result.confidence)]
     lines += ["", *_usage_lines(result.usage)] if result.usage else []
     if not result.with_prompt and result.usage:
         lines += ["", f"💡 The model responds directly without the prompt of {result.task!r}!"]
@@ -99,22 +101,6 @@ def _paired_text(test: PairedTest) -> str:
         f"Only this model right: {mine}, only the teacher right: {theirs} "
         f"(McNemar exact p={test.p_value:.3g}: {verdict})"
     )
-
-
-def _confidence_lines(confidence: Confidence) -> Iterator[str]:
-    calibration, cascade = confidence.calibration, confidence.cascade
-    yield f"Confidence (n={calibration.n}):"
-    yield f"  Expected calibration error: {calibration.expected_calibration_error:.3f}"
-    if cascade is None:
-        yield "  Cascade: not known (needs gold labels and the teacher's answers)"
-    elif cascade.threshold is None:
-        yield "  Cascade: no threshold reaches the teacher's accuracy; it would answer everything"
-    else:
-        yield (
-            f"  Cascade: at confidence >= {cascade.threshold:.3f} the student answers "
-            f"{cascade.student_share:.1%}, the teacher the rest: {cascade.accuracy:.1%} right "
-            f"(teacher alone {cascade.teacher_accuracy:.1%})"
-        )
 
 
 def _overlap_lines(overlap: Overlap, *, split: str) -> Iterator[str]:

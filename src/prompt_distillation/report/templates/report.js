@@ -5,8 +5,8 @@
   const NO_ANSWER = data.unparseable;
   const ROW_HEIGHT = 40;
   const MARGIN_ROWS = 12;
-  // row: [number, text, truth, teacher, asked, [answer per model], raw output, trained on]
-  const [NUMBER, TEXT, TRUTH, TEACHER, ASKED, ANSWERS, RAW, TRAINED] = [0, 1, 2, 3, 4, 5, 6, 7];
+  // row: [number, text, truth, teacher, asked, [answer per model], raw output, trained on, sure]
+  const [NUMBER, TEXT, TRUTH, TEACHER, ASKED, ANSWERS, RAW, TRAINED, SURE] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 
   const element = (id) => document.getElementById(id);
   const make = (tag, text, className) => {
@@ -120,6 +120,7 @@
     data.models.forEach((name, at) => {
       line(name, row[ANSWERS][at] ?? NO_ANSWER, row[TRUTH] === null ? null : row[ANSWERS][at] === row[TRUTH]);
     });
+    if (row[SURE] !== null) line("confidence", `${(100 * row[SURE]).toFixed(1)} %`, null);
     const parts = [make("p", `Input ${row[NUMBER] + 1}${row[TRAINED] ? ", trained on" : ""}`, "soft"), text, table];
     if (row[RAW]) parts.push(make("h3", `What ${data.models[data.raw_model]} wrote`), make("pre", row[RAW]));
     detail.replaceChildren(...parts);

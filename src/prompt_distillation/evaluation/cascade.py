@@ -1,0 +1,142 @@
+"""Student first, the teacher where the student is unsure: from which threshold, and how good."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+
+from prompt_distillation.evaluation.confidence import Cascade, CascadeCheck, CascadePoint
+from prompt_distillation.evaluation.schema import Prediction
+from prompt_distillation.intervals import wilson_interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One input that both models answered.
+
+    Attributes:
+        confidence: of the student's answer, in [0, 1].
+        group: inputs of one group belong together.
+    """
+
+    confidence: float
+    student_right: bool
+    teacher_right: bool
+    group: str
+
+
+def trials(
+    scored: Sequence[Prediction], teacher_answers: Mapping[int, str | None]
+) -> tuple[Trial, ...]:
+    """The inputs that have a gold label, a score, and an answer of the teacher to hold against.
+
+    Args:
+        scored: the student's predictions, with probabilities.
+        teacher_answers: position in the test file -> the teacher's answer; None where it gave none.
+    """
+    return tuple(
+        Trial(
+            confidence=max(item.label_probabilities.values()),
+            student_right=item.predicted == item.gold,
+            teacher_right=teacher_answers[item.index] == item.gold,
+            group=item.group,
+        )
+        for item in scored
+        if item.label_probabilities and item.gold is not None and item.index in teacher_answers
+    )
+
+
+def cascade(tried: Sequence[Trial]) -> Cascade | None:
+    """The threshold at which the cascade is as right as the teacher alone.
+
+    Of all thresholds that reach the teacher's accuracy against gold, the one at which the student
+    answers most. On the inputs it was chosen on it looks a little better than it is, so it is also
+    checked, see `check`.
+
+    Returns:
+        None where there is nothing to go by.
+    """
+    if not tried:
+        return None
+    curve = _curve(tried)
+    of_teacher = sum(trial.teacher_right for trial in tried) / len(tried)
+    best = _choose(curve)
+    return Cascade(
+        n=len(tried),
+        threshold=best.threshold,
+        student_share=best.student_share,
+        accuracy=best.accuracy,
+        teacher_accuracy=of_teacher,
+        check=check(tried),
+        curve=curve,
+    )
+
+
+def check(tried: Sequence[Trial]) -> CascadeCheck | None:
+    """How the cascade does on inputs that had no say in its threshold.
+
+    The groups are cut into two halves; each half is answered with the threshold that was chosen on
+    the other, so that every input counts once.
+
+    Returns:
+        None with fewer than two groups.
+    """
+    halves = _halves(tried)
+    if not all(halves):
+        return None
+    answered = 0
+    ours: list[bool] = []
+    for own, other in (halves, halves[::-1]):
+        threshold = _choose(_curve(other)).threshold
+        for trial in own:
+            alone = threshold is not None and trial.confidence >= threshold
+            answered += alone
+            ours.append(trial.student_right if alone else trial.teacher_right)
+    theirs = [trial.teacher_right for half in halves for trial in half]
+    pairs = list(zip(ours, theirs, strict=True))
+    return CascadeCheck(
+        n=len(tried),
+        student_share=answered / len(tried),
+        accuracy=sum(ours) / len(tried),
+        interval=wilson_interval(sum(ours), len(tried)),
+        only_cascade_right=pairs.count((True, False)),
+        only_teacher_right=pairs.count((False, True)),
+    )
+
+
+def _halves(tried: Sequence[Trial]) -> tuple[list[Trial], list[Trial]]:
+    """Cut by group, in an order that has nothing to do with the file's."""
+    names = sorted(
+        {trial.group for trial in tried},
+        key=lambda group: hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest(),
+    )
+    first = set(names[::2])
+    return (
+        [trial for trial in tried if trial.group in first],
+        [trial for trial in tried if trial.group not in first],
+    )
+
+
+def _curve(tried: Sequence[Trial]) -> tuple[CascadePoint, ...]:
+    """Every threshold that makes a difference, from the teacher answering all downwards."""
+    right, taken = sum(trial.teacher_right for trial in tried), 0
+    points = [CascadePoint(threshold=None, student_share=0.0, accuracy=right / len(tried))]
+    surest_first = sorted(tried, key=attrgetter("confidence"), reverse=True)
+    for threshold, members in groupby(surest_first, key=attrgetter("confidence")):
+        for trial in members:
+            right += trial.student_right - trial.teacher_right
+            taken += 1
+        points.append(
+            CascadePoint(
+                threshold=threshold,
+                student_share=taken / len(tried),
+                accuracy=right / len(tried),
+            )
+        )
+    return tuple(points)
+
+
+def _choose(curve: Sequence[CascadePoint]) -> CascadePoint:
+    """The point at which the student answers most, of those no worse than the teacher alone."""
+    return [point for point in curve if point.accuracy >= curve[0].accuracy][-1]
