@@ -1,0 +1,77 @@
+"""A checkpoint of a known shape with random weights: what a model would cost, without its files.
+
+    python benchmarks/random_model.py models/random-30b --shape qwen3-30b-a3b           # 57 GiB
+    python benchmarks/random_model.py models/random-30b --shape qwen3-30b-a3b --layers 8
+    python benchmarks/engine_throughput.py --model models/random-30b --max_tokens 512
+    python benchmarks/labelling_throughput.py --model_name models/random-30b --max_tokens 512
+    python benchmarks/training_throughput.py --model models/random-30b --learning_rate 1e-6
+
+Every command takes the folder as it takes any model. Shapes and vocabulary sizes are the published
+ones; the tokenizer is the example student's, whose 5,120 tokens the model reads, while it writes
+any of its own. With --layers, the rest of the shape stays and the model is shallower: time and
+memory per layer are the true ones, and the embeddings weigh more. A model of random weights writes
+until --max_tokens.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers.models.qwen3 import Qwen3Config
+from transformers.models.qwen3_moe import Qwen3MoeConfig
+
+EXAMPLE = Path(__file__).parents[1] / "example-models"
+
+SHAPES: dict[str, PreTrainedConfig] = {
+    # https://huggingface.co/Qwen/Qwen3-30B-A3B-Instruct-2507/blob/main/config.json
+    "qwen3-30b-a3b": Qwen3MoeConfig(
+        vocab_size=151_936, hidden_size=2048, moe_intermediate_size=768, num_hidden_layers=48,
+        num_attention_heads=32, num_key_value_heads=4, head_dim=128, num_experts=128,
+        num_experts_per_tok=8, norm_topk_prob=True, max_position_embeddings=262_144,
+    ),
+    # https://huggingface.co/Qwen/Qwen3-4B-Instruct-2507/blob/main/config.json
+    "qwen3-4b": Qwen3Config(
+        vocab_size=151_936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36,
+        num_attention_heads=32, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True,
+        max_position_embeddings=262_144,
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Build the model and save it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where the checkpoint goes; must not exist")
+    parser.add_argument("--shape", choices=SHAPES, default="qwen3-30b-a3b")
+    parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
+    parser.add_argument("--thinking", action="store_true", help="the thinking model's template")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.folder.exists():
+        sys.exit(f"{options.folder} exists; name a folder that does not, or remove it first")
+
+    config = SHAPES[options.shape]
+    config.num_hidden_layers = options.layers or config.num_hidden_layers
+    tokenizer = AutoTokenizer.from_pretrained(
+        EXAMPLE / ("teacher" if options.thinking else "student")
+    )
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    torch.manual_seed(options.seed)
+    # On the GPU where there is one: drawing 30 billion numbers on a CPU takes minutes.
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(options.folder)
+    tokenizer.save_pretrained(options.folder)
+    size = sum(file.stat().st_size for file in options.folder.iterdir())
+    print(
+        f"{options.folder}: {options.shape}, {config.num_hidden_layers} layers, "
+        f"{model.num_parameters() / 1e9:.2f} B parameters, {size / 2**30:.1f} GiB"
+    )
+
+
+if __name__ == "__main__":
+    main()
