@@ -155,12 +155,13 @@ def experts_forward(
         hidden, FrozenStack(module, first), updates.get(first), groups, gather=True
     )
     if module.has_bias:
-        wide = wide + getattr(module, f"{first}_bias")[groups.experts]
+        experts = chosen.reshape(-1)[groups.order]
+        wide = wide + getattr(module, f"{first}_bias")[experts]
     gated = module._apply_gate(wide) if module.has_gate else module.act_fn(wide)
     share = weights.reshape(-1)[groups.order, None]
     narrow = AdaptedProduct.of(
         gated * share, FrozenStack(module, "down_proj"), updates.get("down_proj"), groups
     )
     if module.has_bias:
-        narrow = narrow + module.down_proj_bias[groups.experts] * share
+        narrow = narrow + module.down_proj_bias[experts] * share
     return groups.sum_by_token(narrow).to(hidden.dtype)

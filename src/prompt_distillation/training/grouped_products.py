@@ -34,14 +34,12 @@ class Groups:
     Attributes:
         order: int64 of shape (rows,): where in (tokens x experts per token) each sorted row was.
         inverse: int64 of shape (rows,): where each row went.
-        experts: int64 of shape (rows,): the expert of each sorted row.
         ends: int32 of shape (experts,): where the rows of each expert end.
         per_token: rows a token has.
     """
 
     order: torch.Tensor
     inverse: torch.Tensor
-    experts: torch.Tensor
     ends: torch.Tensor
     per_token: int
 
@@ -67,7 +65,7 @@ def group_by_expert(chosen: torch.Tensor, num_experts: int) -> Groups:
     ids = torch.arange(num_experts, device=order.device, dtype=experts.dtype)
     # Without a look at the numbers, for which a GPU would have to be waited for.
     ends = torch.searchsorted(experts, ids, right=True, out_int32=True)
-    return Groups(order, inverse, experts, ends, chosen.shape[1])
+    return Groups(order, inverse, ends, chosen.shape[1])
 
 
 class FrozenStack(NamedTuple):
@@ -137,19 +135,20 @@ class AdaptedProduct(torch.autograd.Function):  # type: ignore[misc]
         if into is not None and out is not None:
             low = _rows_by_stack(rows, into.transpose(1, 2), groups.ends)  # (rows, rank)
             product += _rows_by_stack(low, out.transpose(1, 2), groups.ends)
-            ctx.save_for_backward(inputs, into, out, low)
-        ctx.stack, ctx.groups, ctx.gather = stack, groups, gather
+        kept = (None,) * 4 if low is None else (inputs, into, out, low)
+        ctx.save_for_backward(*kept, groups.order, groups.inverse, groups.ends)
+        ctx.stack, ctx.per_token, ctx.gather = stack, groups.per_token, gather
         return product
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the inputs, of A and of B."""
-        groups, ends = ctx.groups, ctx.groups.ends
+        inputs, into, out, low, order, inverse, ends = ctx.saved_tensors
+        groups = Groups(order, inverse, ends, ctx.per_token)
         gradient = gradient.contiguous()
         of_inputs = of_into = of_out = of_low = None
-        if ctx.saved_tensors:
-            inputs, into, out, low = ctx.saved_tensors
+        if low is not None:
             of_low = _rows_by_stack(gradient, out, ends)
             of_out = _rows_by_rows(gradient, low, ends)
             of_into = _rows_by_rows(of_low, groups.gather(inputs) if ctx.gather else inputs, ends)
