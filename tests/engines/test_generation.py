@@ -76,3 +76,50 @@ def test_a_dropped_row_stops_and_leaves_the_others(model: Any) -> None:
     assert rows[1].finish_reason is None
     assert len(rows[1].token_ids) <= 1
     assert rows[2].token_ids == greedy(model, PROMPTS[2], 20)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_prefix_is_shared_or_copied_with_one_result(
+    tiny_models, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from prompt_distillation.engines import generation
+
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_models.student, attn_implementation="sdpa" if shared else "eager"
+    ).eval()
+    spread: list[Any] = []
+    original = generation.BatchGenerator._spread_prefix
+
+    def watched(self: BatchGenerator, rows: int) -> Any:
+        spread.append(original(self, rows))
+        return spread[-1]
+
+    monkeypatch.setattr(generation.BatchGenerator, "_spread_prefix", watched)
+    monkeypatch.setattr("prompt_distillation.engines.prefix_attention.MOST_SCORES", 1000)
+
+    rows = run(BatchGenerator(model, pad_token_id=0), PROMPTS, [12] * 6)
+
+    plain = AutoModelForCausalLM.from_pretrained(tiny_models.student).eval()
+    assert [row.token_ids for row in rows] == [greedy(plain, prompt, 12) for prompt in PROMPTS]
+    layers = {type(layer).__name__ for layer in spread[0].layers}
+    assert layers == {"OwnTokensLayer" if shared else "DynamicLayer"}
+
+
+def test_a_model_that_swallows_the_prefix_gets_copies(
+    tiny_models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_models.student).eval()
+    whole = model.forward
+
+    def without_keywords(*, shared_prefix: Any = None, **keywords: Any) -> Any:
+        return whole(**keywords)
+
+    monkeypatch.setattr(model, "forward", without_keywords)
+
+    rows = run(BatchGenerator(model, pad_token_id=0), PROMPTS, [12] * 6)
+
+    assert [row.token_ids for row in rows] == [greedy(model, prompt, 12) for prompt in PROMPTS]

@@ -1,15 +1,26 @@
 """A batch of prompts through a transformers model, token by token, the shared prefix once."""
 
 import copy
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from prompt_distillation.engines.decoding import Row, draw
+from prompt_distillation.engines.prefix_attention import (
+    OwnTokensLayer,
+    PrefixNotSharedError,
+    SharedPrefix,
+    own_tokens_cache,
+    shared_prefix,
+    use_prefix_attention,
+)
 from prompt_distillation.engines.prefixes import shared_prefix_length
+
+logger = logging.getLogger(__name__)
 
 # Below this many tokens a prefix is cheaper to compute again than to keep.
 SHORTEST_PREFIX_TOKENS = 32
@@ -31,6 +42,11 @@ class BatchGenerator:
         self._previous_prompt: list[int] = []
         self._prefix: list[int] = []
         self._prefix_cache: DynamicCache | None = None
+        # Whether all rows can share one copy of the prefix; known once there is one to try it on.
+        self._sharing: bool | None = (
+            None if prefix_caching and use_prefix_attention(model) else False
+        )
+        self._shared: SharedPrefix | None = None
 
     def run(
         self,
@@ -97,17 +113,19 @@ class BatchGenerator:
             tokens = torch.tensor([[drawn[at]] for at in kept], device=mask.device)
             mask = torch.cat([mask, mask.new_ones(len(kept), 1)], dim=1)
 
-    def _forward(self, tokens: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> Any:
+    def _forward(self, tokens: torch.Tensor, mask: torch.Tensor, cache: Cache) -> Any:
         """Scores of the next token.
 
         Args:
             tokens: 2-D, rows x new tokens.
             mask: 2-D, rows x (cached + new tokens); 0 where there is padding.
-            cache: keys and values of what came before; extended in place.
+            cache: keys and values of what came before; extended in place. That of
+                `own_tokens_cache` stands behind the shared prefix.
 
         Returns:
             2-D float tensor, rows x vocabulary.
         """
+        shared = {"shared_prefix": self._shared} if _behind_prefix(cache) else {}
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         output = self._model(
             input_ids=tokens,
@@ -116,6 +134,7 @@ class BatchGenerator:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **shared,
         )
         return output.logits[:, -1].float()
 
@@ -143,7 +162,7 @@ class BatchGenerator:
         self._previous_prompt = prompts[-1]
         if self._prefix and shared[: len(self._prefix)] == self._prefix:
             return False
-        self._prefix, self._prefix_cache = [], None
+        self._prefix, self._prefix_cache, self._shared = [], None, None
         if len(shared) < SHORTEST_PREFIX_TOKENS or (len(prompts) == 1 and not before):
             return False
         cache = DynamicCache(config=self._model.config)
@@ -153,12 +172,44 @@ class BatchGenerator:
         if any(type(layer) is not DynamicLayer for layer in cache.layers):
             return False
         self._prefix, self._prefix_cache = shared, cache
+        if self._sharing is not False:
+            self._share(cache)
         return True
 
-    def _spread_prefix(self, rows: int) -> DynamicCache:
+    def _share(self, cache: DynamicCache) -> None:
+        """Keep one copy of the prefix for all rows; once, look whether the model can use it."""
+        self._shared = shared_prefix(cache)
+        if self._sharing is None:
+            self._sharing = self._can_share(cache)
+        if self._sharing:
+            self._prefix_cache = None
+        else:
+            self._shared = None
+
+    def _can_share(self, cache: DynamicCache) -> bool:
+        """Whether a token behind the shared prefix scores as behind the cache as it is."""
+        assert self._shared is not None
+        tokens = torch.tensor([self._prefix[-1:]], device=self._model.device)
+        mask = tokens.new_ones(1, len(self._prefix) + 1)
+        try:
+            shared = self._forward(tokens, mask, own_tokens_cache(self._shared))
+        except PrefixNotSharedError as error:
+            logger.debug("each row gets a copy of the prefix: %s", error)
+            return False
+        plain = self._forward(tokens, mask, copy.deepcopy(cache))
+        # Rounding in half precision is far below this, a prefix left out far above it.
+        return bool((shared - plain).abs().max() < 0.1 * plain.abs().max())
+
+    def _spread_prefix(self, rows: int) -> Cache:
         """A cache for ``rows`` rows that begins with the prefix."""
+        if self._shared is not None:
+            return own_tokens_cache(self._shared)
         if self._prefix_cache is None:
             return DynamicCache(config=self._model.config)
         cache = copy.deepcopy(self._prefix_cache)
         cache.batch_repeat_interleave(rows)
         return cache
+
+
+def _behind_prefix(cache: Cache) -> bool:
+    return any(isinstance(layer, OwnTokensLayer) for layer in cache.layers)
