@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from training.tiny_student import save_student, write_rows
 
@@ -157,7 +158,6 @@ def test_without_a_login_wandb_records_offline_and_says_how_to_sync(tmp_path, tr
         (["--learnign_rate=1"], ConfigError, "unknown flag or key 'learnign_rate'.*learning_rate"),
         (["--optimm=adamw_torch"], ConfigError, "did you mean 'optim'"),
         (["--optim=adamx"], ConfigError, "--optim is 'adamx'"),
-        (["--optim=adamw_8bit"], ConfigError, "needs the package bitsandbytes"),
         (["--eval_steps=often"], ConfigError, "--eval_steps is 'often'; SFTConfig takes float"),
         (["--completion_only_loss=false"], ConfigError, "the loss is on the answer only"),
         (["--use_cpu=false"], ConfigError, "there is no GPU here"),
@@ -173,13 +173,58 @@ def test_without_a_login_wandb_records_offline_and_says_how_to_sync(tmp_path, tr
         (["--lora_rank=0"], ConfigError, "--lora_rank is 0; it must be at least 1"),
         (["--warmup_ratio=1.5"], ConfigError, "--warmup_ratio is 1.5"),
         (["--output_dir=/dev/null/run"], OutputWriteError, "cannot write"),
-        (["--report_to=tensorboard"], ConfigError, "pip install"),
     ],
 )
 def test_what_is_wrong_is_said_before_training(tmp_path, train_file, student, more, error, message):
     with pytest.raises(error, match=message):
         main([*flags(train_file, student, tmp_path / "run"), *more])
     assert not list(tmp_path.glob("run/adapter*"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "package"),
+    [
+        ("--optim=adamw_8bit", "bitsandbytes"),
+        ("--optim=paged_adamw_32bit", "bitsandbytes"),
+        ("--report_to=tensorboard", "tensorboard"),
+    ],
+)
+def test_a_package_that_is_not_there_is_named_before_the_model_is_loaded(
+    tmp_path, train_file, student, flag, package
+):
+    # As on a machine without it: a package without a place is not found.
+    code = (
+        "import importlib.util as u, sys; find = u.find_spec\n"
+        f"u.find_spec = lambda name, *more: None if name == {package!r} else find(name, *more)\n"
+        "from prompt_distillation.commands.cli import main\n"
+        "main(['train', *sys.argv[1:]])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags(train_file, student, tmp_path / "run", flag)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert package in done.stderr
+    assert "pip install" in done.stderr
+    assert "Loading weights" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["adamw_bnb_8bit", "paged_adamw_8bit"])
+def test_optimizers_of_bitsandbytes_train_on_a_cpu(tmp_path, train_file, student, name, caplog):
+    output_dir = tmp_path / "run"
+    more = (
+        f"--optim={name}", "--lora_rank=256", "--lora_expert_rank=4", "--learning_rate=0.01",
+        "--num_train_epochs=2", "--eval_file=none",
+    )  # fmt: skip
+    with caplog.at_level("INFO"):
+        main(flags(train_file, student, output_dir, *more))
+    curve = list(losses(output_dir).values())
+    assert curve[-1] < curve[0]
+    assert ("nothing to page on a CPU" in caplog.text) == ("paged" in name)
+    saved = torch.load(output_dir / "checkpoint-8" / "optimizer.pt", weights_only=True)
+    moments = [held["__bnb_optimizer_quant_state__"] for held in saved["state"].values()]
+    # Tensors below 4,096 numbers keep 32 bits.
+    assert {held["state1"].dtype for held in moments} == {torch.uint8, torch.float32}
 
 
 def test_an_adapter_is_not_a_student(tmp_path, train_file):

@@ -27,8 +27,9 @@ class RunResult:
         steps: optimizer steps.
         seconds: of the training loop, looks at the held-out rows included.
         train_loss: mean over the run, nats per trained token.
-        held_out_loss: (before, after), nats per trained token; None without held-out rows.
-        held_out_accuracy: (before, after) by generation; None where it was not asked for.
+        held_out_loss: before, and of the weights kept, nats per trained token; None without
+            held-out rows.
+        held_out_accuracy: the same by generation; None where it was not asked for.
         sync_hint: the command that uploads an offline W&B run.
     """
 
@@ -106,20 +107,30 @@ def run_result(trainer: Any, *, rows: int, seconds: float, sync_hint: str | None
     """Read a run's figures out of the trainer's log."""
     history = trainer.state.log_history
     losses = [entry["loss"] for entry in history if "loss" in entry]
+    kept = kept_step(trainer)
     return RunResult(
         rows=rows,
         steps=trainer.state.global_step,
         seconds=seconds,
         train_loss=sum(losses) / max(1, len(losses)),
-        held_out_loss=_first_and_last(history, "eval_loss"),
-        held_out_accuracy=_first_and_last(history, "eval_accuracy"),
+        held_out_loss=_first_and_kept(history, "eval_loss", kept),
+        held_out_accuracy=_first_and_kept(history, "eval_accuracy", kept),
         sync_hint=sync_hint,
     )
 
 
-def _first_and_last(history: list[dict[str, Any]], key: str) -> tuple[float, float] | None:
+def kept_step(trainer: Any) -> int:
+    """The optimizer step whose weights are kept: the best one where it is loaded, else the last."""
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    return int(best or trainer.state.global_step)
+
+
+def _first_and_kept(
+    history: list[dict[str, Any]], key: str, kept: int
+) -> tuple[float, float] | None:
     values = [entry[key] for entry in history if key in entry]
-    return (values[0], values[-1]) if values else None
+    at_kept = [entry[key] for entry in history if key in entry and entry["step"] == kept]
+    return (values[0], (at_kept or values)[-1]) if values else None
 
 
 def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:

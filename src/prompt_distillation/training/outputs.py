@@ -6,7 +6,8 @@
         run.json                 written first: what this run is, for a resume of the same
         checkpoint-N/            every --save_steps, the last --save_total_limit of them
         adapter_model.safetensors, adapter_config.json, tokenizer files   (or a full model)
-        log_history.json, loss.csv
+        loss.csv                 a line at each look while the run goes on, put in order at its end
+        log_history.json
         training_manifest.json   written last: the run is finished
 
 The final files are written to a folder of their own and moved, so that a full disk or a kill never
@@ -14,11 +15,12 @@ leaves half an adapter beside a manifest.
 """
 
 import csv
+import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from prompt_distillation.errors import ConfigError, OutputExistsError, OutputWriteError
 from prompt_distillation.files import atomic_writer, read_json, write_json
@@ -39,10 +41,18 @@ def last_checkpoint(output_dir: Path) -> Path | None:
     checkpoints = [
         folder
         for folder in output_dir.glob("checkpoint-*")
-        # The trainer writes its state last.
-        if folder.name.rpartition("-")[2].isdigit() and (folder / "trainer_state.json").is_file()
+        if folder.name.rpartition("-")[2].isdigit() and _is_whole(folder)
     ]
     return max(checkpoints, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether its writer lived to the end: the trainer's state comes last, and JSON shows a cut."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def choose_checkpoint(
@@ -75,12 +85,14 @@ def choose_checkpoint(
             f"{output_dir} already holds a finished run; pass --overwrite to replace it, or "
             "choose another --output_dir"
         )
-    if (output_dir / "config.json").exists() or (output_dir / "adapter_config.json").exists():
+    checkpoint = last_checkpoint(output_dir)
+    # With a run.json a model is what a run leaves that was killed while it saved its result.
+    holds_model = any((output_dir / n).exists() for n in ("config.json", "adapter_config.json"))
+    if holds_model and not (output_dir / RUN_FILE).exists():
         raise OutputExistsError(
             f"{output_dir} already holds a model; choose another --output_dir (or --overwrite)"
         )
-    checkpoint = last_checkpoint(output_dir)
-    if checkpoint is None:
+    if checkpoint is None and not holds_model:
         return None
     if resume == "none":
         raise OutputExistsError(
@@ -135,12 +147,32 @@ def save_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None
     write_json(output_dir / HISTORY_FILE, list(history))
     by_step: dict[int, dict[str, Any]] = {}
     for entry in history:
-        row = by_step.setdefault(int(entry["step"]), {})
-        row |= {name: entry[name] for name in LOSS_COLUMNS if name in entry}
+        by_step.setdefault(int(entry["step"]), {}).update(_loss_row(entry))
     with atomic_writer(output_dir / LOSS_FILE) as file:
-        writer = csv.DictWriter(file, fieldnames=LOSS_COLUMNS, lineterminator="\n")
+        writer = _loss_writer(file)
         writer.writeheader()
         writer.writerows(row for _, row in sorted(by_step.items()))
+
+
+def start_losses(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Begin the CSV of a run that starts, or goes on after ``history``."""
+    with atomic_writer(output_dir / LOSS_FILE) as file:
+        _loss_writer(file).writeheader()
+        _loss_writer(file).writerows(map(_loss_row, history))
+
+
+def append_losses(output_dir: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line for an entry of the log, at once readable by others."""
+    with (output_dir / LOSS_FILE).open("a", encoding="utf-8") as file:
+        _loss_writer(file).writerow(_loss_row(entry))
+
+
+def _loss_row(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in LOSS_COLUMNS if name in entry}
+
+
+def _loss_writer(file: IO[str]) -> "csv.DictWriter[str]":
+    return csv.DictWriter(file, fieldnames=LOSS_COLUMNS, lineterminator="\n")
 
 
 def as_write_error(error: Exception, output_dir: Path) -> OutputWriteError | None:

@@ -11,8 +11,17 @@ from prompt_distillation.errors import ModelError
 from prompt_distillation.training.adapter import LoraSettings
 from prompt_distillation.training.batches import MicroBatch, fill_micro_batch
 from prompt_distillation.training.encode import IGNORED, EncodedRows, encode_rows, end_of_turn_ids
+from prompt_distillation.training.fourbit import FourBitSettings
 from prompt_distillation.training.loading import load_tokenizer
-from prompt_distillation.training.memory import GIB, MemoryAccount, Plan, account, meta_model
+from prompt_distillation.training.memory import (
+    GIB,
+    MemoryAccount,
+    Plan,
+    account,
+    base_weights,
+    meta_model,
+)
+from prompt_distillation.training.quantisation import BaseBytes
 from prompt_distillation.training.rows import read_chat_rows
 from prompt_distillation.training.run import RunSettings
 from prompt_distillation.training.targets import ALL_LINEAR, ATTENTION
@@ -37,6 +46,8 @@ class RunPlan:
         micro_batch: how a step is cut.
         steps: optimizer steps of the whole run.
         account: bytes per device.
+        base: of it, the base model's weights, by what they are.
+        base_unquantised: the same without 4 bits.
         capacity: bytes of the card it is compared with.
         proposal: flags that make it fit, and the total in bytes with them; None where it fits, or
             where nothing helps.
@@ -48,6 +59,8 @@ class RunPlan:
     micro_batch: MicroBatch
     steps: int
     account: MemoryAccount
+    base: BaseBytes
+    base_unquantised: BaseBytes
     capacity: float
     proposal: tuple[list[str], float] | None
     seconds: float | None
@@ -94,6 +107,8 @@ def plan_run(settings: RunSettings, *, capacity_gib: float, on_gpu: bool) -> Run
         micro_batch=micro_batch,
         steps=max(1, int(steps)),
         account=counted,
+        base=base_weights(config, plan),
+        base_unquantised=base_weights(config, replace(plan, four_bit=None)),
         capacity=capacity,
         proposal=_proposal(config, plan, capacity, settings) if needs_help else None,
         seconds=_seconds(config, plan, data.tokens, settings),
@@ -109,6 +124,18 @@ def show_plan(console: Console, plan: RunPlan) -> None:
         table.add_row(name, f"{size / GIB:.2f}")
     table.add_row("peak", f"{plan.account.total / GIB:.2f}", style="bold")
     console.print(table)
+    if plan.base != plan.base_unquantised:
+        linear, experts = (
+            (before - after) / GIB
+            for before, after in (
+                (plan.base_unquantised.linear, plan.base.linear),
+                (plan.base_unquantised.experts, plan.base.experts),
+            )
+        )
+        console.print(
+            f"4 bits save {linear:.2f} GiB in linear layers and {experts:.2f} GiB in experts; "
+            f"{plan.base.rest / GIB:.2f} GiB of embeddings, routers and norms stay as they are"
+        )
     batch = plan.micro_batch
     console.print(
         f"{plan.rows:,} rows, {plan.tokens:,} tokens an epoch; {plan.steps:,} optimizer steps of "
@@ -155,10 +182,20 @@ def _memory_plan(
         lora=settings.lora,
         tokens_per_pass=max(lengths) * len(lengths) if padded else sum(lengths),
         trained_tokens_per_pass=sum(sum(i != IGNORED for i in row.labels) for row in longest),
+        mask_entries=_mask_entries(settings, lengths, padded=padded),
+        passes=batch.accumulation_steps,
         gradient_checkpointing=bool(settings.sft["gradient_checkpointing"]),
         optimizer=str(settings.sft.get("optim", "adamw_torch")),
         on_gpu=on_gpu,
+        four_bit=settings.model.four_bit,
     )
+
+
+def _mask_entries(settings: RunSettings, lengths: list[int], *, padded: bool) -> int:
+    """Rows end to end are kept apart by a mask over pairs of tokens, unless by flash kernels."""
+    if "flash" in settings.model.attention:
+        return 0
+    return len(lengths) * max(lengths) ** 2 if padded else sum(lengths) ** 2
 
 
 def _proposal(
@@ -195,11 +232,26 @@ def _ways_out(plan: Plan, settings: RunSettings) -> Iterator[tuple[str, Plan]]:
             f"--per_device_train_batch_size 1 --gradient_accumulation_steps {accumulation}",
             plan,
         )
-    if plan.lora is None:
-        plan = replace(plan, lora=REFERENCE_LORA)
+    yield from _smaller_weights(plan)
+
+
+def _smaller_weights(plan: Plan) -> Iterator[tuple[str, Plan]]:
+    """What costs quality: the base in four bits, then fewer trained parameters."""
+    lora = plan.lora
+    if lora is None:
+        lora = REFERENCE_LORA
+        plan = replace(plan, lora=lora)
         yield "--use_lora true", plan
-    elif plan.lora.rank > SMALL_RANK:
-        lora = replace(plan.lora, rank=SMALL_RANK)
+    four_bit = plan.four_bit
+    if four_bit is None:
+        four_bit = FourBitSettings()
+        plan = replace(plan, four_bit=four_bit)
+        yield "--load_in_4bit", plan
+    if not four_bit.double_quant:
+        plan = replace(plan, four_bit=replace(four_bit, double_quant=True))
+        yield "--use_bnb_nested_quant", plan
+    if lora.rank > SMALL_RANK:
+        lora = replace(lora, rank=SMALL_RANK)
         plan = replace(plan, lora=lora)
         yield f"--lora_rank {SMALL_RANK}", plan
         yield "--lora_targets attention", replace(plan, lora=replace(lora, targets=ATTENTION))

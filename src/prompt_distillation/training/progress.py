@@ -1,9 +1,12 @@
-"""Progress of a run on the terminal: one bar, and a line at each look at the held-out rows."""
+"""Progress of a run: a bar, a line at each look at the held-out rows, and the losses as a file."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from prompt_distillation.training.outputs import append_losses, start_losses
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,24 @@ class HeldOutLine(PrinterCallback):  # type: ignore[misc]
         """Log held-out figures."""
         if state.is_world_process_zero and logs and "eval_loss" in logs:
             logger.info(held_out_line(state, logs))
+
+
+class LossFile(TrainerCallback):  # type: ignore[misc]
+    """The table of losses while the run goes on: to be watched, and there if it never ends."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self._output_dir = output_dir
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        """Start the table with what a resumed run has logged so far."""
+        if state.is_world_process_zero:
+            start_losses(self._output_dir, state.log_history)
+
+    def on_log(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        """Add a line; the summary at the end of training has no loss of its own."""
+        entry = state.log_history[-1]
+        if state.is_world_process_zero and ("loss" in entry or "eval_loss" in entry):
+            append_losses(self._output_dir, entry)
 
 
 def held_out_line(state: Any, logs: dict[str, float]) -> str:

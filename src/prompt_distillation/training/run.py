@@ -24,6 +24,7 @@ from prompt_distillation.training.loading import ModelSettings, load_model, load
 from prompt_distillation.training.manifest import (
     RunResult,
     TrainingData,
+    kept_step,
     run_identity,
     run_result,
     training_manifest,
@@ -36,10 +37,11 @@ from prompt_distillation.training.outputs import (
     save_final,
     save_history,
 )
+from prompt_distillation.training.quantisation import held_bytes, leave_to_each_process
 from prompt_distillation.training.rows import ChatRow, read_chat_rows
 from prompt_distillation.training.sft import build_sft_config
 from prompt_distillation.training.targets import default_expert_rank, find_targets
-from prompt_distillation.training.tracking import finish_tracking, log_confusion, prepare_tracking
+from prompt_distillation.training.tracking import finish_tracking, log_end, prepare_tracking
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +105,8 @@ def train(settings: RunSettings, console: Console) -> RunResult:
         settings.output_dir, run, resume=settings.resume, overwrite=settings.overwrite
     )
     arguments = build_sft_config(settings.sft)
+    # A run that goes on has its first look at the held-out rows behind it.
+    arguments.eval_on_start = arguments.eval_on_start and checkpoint is None
     is_main = arguments.process_index == 0
     if is_main:
         prepare_folder(settings.output_dir, run, fresh=checkpoint is None)
@@ -137,9 +141,13 @@ def _train_and_save(
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
+    kept = kept_step(trainer)
+    if settings.answered_rows and data.held_out and (kept != trainer.answered_at):
+        # The best checkpoint was loaded, or a run went on after its last look.
+        trainer.answer_held_out()
     hint = None
     if "wandb" in trainer.args.report_to and is_main:
-        log_confusion(trainer.answered)
+        log_end(trainer.answered, notes=trainer.missing_figures())
         hint = finish_tracking()
     result = run_result(trainer, rows=len(data.train.rows), seconds=seconds, sync_hint=hint)
     save_final(output_dir, lambda path: trainer.save_model(str(path)), is_main=is_main)
@@ -174,7 +182,7 @@ def _build_trainer(
     from transformers import EarlyStoppingCallback
 
     from prompt_distillation.training.answering import questions
-    from prompt_distillation.training.progress import ProgressLine
+    from prompt_distillation.training.progress import LossFile, ProgressLine
     from prompt_distillation.training.trainer import AnswerTrainer
 
     micro_batch = _micro_batch(settings, arguments, data)
@@ -198,7 +206,9 @@ def _build_trainer(
         )
     except ValueError as error:
         raise ConfigError(f"TRL refuses the options: {error}") from error
+    leave_to_each_process(trainer.model)
     ProgressLine.replace_in(trainer)
+    trainer.add_callback(LossFile(settings.output_dir))
     if settings.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     return trainer
@@ -244,6 +254,7 @@ def _show_start(
 ) -> None:
     trainable, total = count_parameters(trainer.model)
     show_trained(console, trained_kinds(trainer.model), trainable=trainable, total=total)
+    console.print(f"weights and adapter: {held_bytes(trainer.model) / 2**30:.3f} GiB")
     show_example(console, data.train.rows[0], tokenizer)
     arguments = trainer.args
     held_out = f"; {len(data.held_out.rows):,} held-out rows" if data.held_out else ""

@@ -7,6 +7,7 @@ and fields that would undo what this package promises are errors before a model 
 import dataclasses
 import difflib
 import importlib.util
+import logging
 import types
 import warnings
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from prompt_distillation.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 FIXED = {
     "completion_only_loss": "the loss is on the answer only, by construction",
@@ -59,7 +62,8 @@ def check_sft_options(options: Mapping[str, Any], *, own_names: frozenset[str]) 
 
 
 def _require_bitsandbytes(optimizer: str) -> None:
-    needs = any(part in optimizer for part in ("8bit", "paged", "bnb"))
+    # PyTorch's own 8-bit AdamW (adamw_torch_8bit) is torchao's.
+    needs = any(part in optimizer for part in ("8bit", "paged", "bnb")) and "torch" not in optimizer
     if needs and importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"--optim {optimizer} needs the package bitsandbytes: pip install -e '.[gpu]'"
@@ -78,9 +82,14 @@ def build_sft_config(values: Mapping[str, Any]) -> Any:
         with warnings.catch_warnings():
             # What is deprecated there is named by the user, who sees it in the release notes.
             warnings.simplefilter("ignore", FutureWarning)
-            return SFTConfig(**values)
+            config = SFTConfig(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"SFTConfig refuses the options: {error}") from error
+    if "paged" in config.optim and config.device.type == "cpu":
+        logger.info("--optim %s: there is nothing to page on a CPU, it stays", config.optim)
+        # bitsandbytes says it at the first step, once for each kind of tensor (0.50.2).
+        warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+    return config
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:

@@ -5,7 +5,7 @@ import logging
 import netrc
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +14,10 @@ from prompt_distillation.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 PROJECT = "prompt-distillation"
+
+RIGHT, OTHER = "right answer", "any other answer"
+MOST_LABELS = 100
+"""Beyond, answers are free text, and a matrix of them says nothing."""
 
 
 def prepare_tracking(trackers: Sequence[str], *, output_dir: Path) -> None:
@@ -53,21 +57,41 @@ def has_wandb_login() -> bool:
         return False
 
 
-def log_confusion(pairs: Sequence[tuple[str, str]]) -> None:
-    """Log a table of right answer, given answer and count to the open W&B run, if there is one.
+def log_end(pairs: Sequence[tuple[str, str]], *, notes: Mapping[str, str]) -> None:
+    """Log the held-out answers as tables to the open W&B run, if there is one.
 
     Args:
-        pairs: right and given answer of each held-out row that was answered.
+        pairs: right and given answer of each held-out row that was answered, by the model kept.
+        notes: what the run has no figure for -> why, for the run's summary.
     """
     import wandb
 
-    if wandb.run is None or not pairs:
+    if wandb.run is None:
         return
-    counts = sorted(Counter(pairs).items())
-    table = wandb.Table(
-        columns=["right", "given", "count"], data=[[*pair, count] for pair, count in counts]
-    )
-    wandb.run.log({"held_out_confusion": table})
+    wandb.run.summary.update(notes)
+    if not pairs:
+        return
+    counts = [[*pair, count] for pair, count in sorted(Counter(pairs).items())]
+    tables = {"held_out_answers": wandb.Table(columns=["right", "given", "count"], data=counts)}
+    columns, rows = confusion(pairs)
+    if len(rows) <= MOST_LABELS:
+        tables["held_out_confusion"] = wandb.Table(columns=columns, data=rows)
+    wandb.run.log(tables)
+
+
+def confusion(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[list[str | int]]]:
+    """The confusion matrix as a table: a row per right answer, a column per answer given.
+
+    Answers that are right for no row share the last column.
+    """
+    counts = Counter(pairs)
+    labels = sorted({right for right, _ in pairs})
+    rows: list[list[str | int]] = []
+    for right in labels:
+        given = [counts[right, label] for label in labels]
+        others = sum(count for pair, count in counts.items() if pair[0] == right) - sum(given)
+        rows.append([right, *given, others])
+    return [RIGHT, *labels, OTHER], rows
 
 
 def finish_tracking() -> str | None:

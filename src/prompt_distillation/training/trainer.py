@@ -38,6 +38,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self._asked = asked
         self.answered: list[tuple[str, str]] = []
         """Right and given answer of each held-out row, as texts, at the last look."""
+        self.answered_at: int | None = None
+        """The optimizer step of that look."""
         self._flops_per_token = training_flops_per_token(self.model)
         self._peak_flops = peak_flops(self.args.device)
         self._held_out_nll = 0.0
@@ -111,13 +113,14 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         if tokens and f"{prefix}_loss" in output.metrics:
             output.metrics[f"{prefix}_loss"] = nll / tokens
         if self._asked and prefix == "eval":
-            output.metrics["eval_accuracy"] = self._answer_held_out()
+            output.metrics["eval_accuracy"] = self.answer_held_out()
         # What evaluation took is not training's speed.
         since, tokens_then, step_then = self._clock
         self._clock = (since + time.perf_counter() - started, tokens_then, step_then)
         return output
 
-    def _answer_held_out(self) -> float:
+    def answer_held_out(self) -> float:
+        """Let the student as it is answer the rows asked; returns the share of right answers."""
         # Every process answers all of them: the metric decides about checkpoints everywhere.
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
@@ -130,6 +133,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         if self.aux_loss_enabled:
             config.output_router_logits = True
         decode = self.processing_class.decode
+        self.answered_at = self.state.global_step
         self.answered = [
             (
                 decode(question.answer, skip_special_tokens=True),
@@ -138,6 +142,14 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             for question, answer in zip(self._asked, answers, strict=True)
         ]
         return accuracy(self._asked, answers)
+
+    def missing_figures(self) -> dict[str, str]:
+        """What the log cannot hold on this machine, and why."""
+        if self._peak_flops is not None:
+            return {}
+        device = self.args.device
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return {"model_flops_utilisation_missing": f"the peak FLOP/s of {kind} is not known"}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add speed and memory to each line of training."""
