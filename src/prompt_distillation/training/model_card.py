@@ -52,7 +52,21 @@ def _recipe(manifest: Mapping[str, Any]) -> list[tuple[str, ...]]:
     batch = manifest["micro_batch"]
     rows = batch["rows"] * batch["accumulation_steps"] * batch["processes"]
     listed = [(key, str(config[key])) for key in _RECIPE if config.get(key) is not None]
-    return [*listed, ("rows per optimizer step", str(rows))]
+    return [
+        *listed,
+        ("rows per optimizer step", str(rows)),
+        ("base while training", _base(config)),
+    ]
+
+
+def _base(config: Mapping[str, Any]) -> str:
+    """How the frozen weights were held, by the run's flags."""
+    # Manifests of runs before these flags have none of them.
+    if not config.get("load_in_4bit", False):
+        return "not quantised"
+    scales = ", scales in 8 bits" if config["use_bnb_nested_quant"] else ""
+    experts = "experts too" if config["bnb_4bit_experts"] else "linear layers alone"
+    return f"4 bits ({config['bnb_4bit_quant_type']}{scales}), {experts}"
 
 
 def _training(manifest: Mapping[str, Any]) -> list[tuple[str, ...]]:
