@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from training.wandb_file import summary
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,7 +40,7 @@ def test_from_predictions_to_a_page(tmp_path: Path) -> None:
         "--plots_dir", tmp_path / "plots", "--model_path", tmp_path,
     ]  # fmt: skip
 
-    done = run("scripts/report.py", *arguments, "--model_card")
+    done = run("scripts/report.py", *arguments, "--model_card", "--report_to", "wandb")
 
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "report.html").read_text()
@@ -45,6 +48,10 @@ def test_from_predictions_to_a_page(tmp_path: Path) -> None:
     assert "<script>x" not in page
     assert len(list((tmp_path / "plots").glob("*.png"))) == 4
     assert "model-index" in (tmp_path / "README.md").read_text()
+    (recorded,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    logged = summary(recorded)
+    assert logged["eval/accuracy"] == pytest.approx(2 / 3)
+    assert logged["eval/errors.nrows"] == 1
 
     again = run("scripts/report.py", *arguments)
 

@@ -39,6 +39,24 @@ def test_metrics_that_the_hub_reads(make_result, tmp_path: Path) -> None:
     assert "| this model against gold | 95.0% (95% CI" in text
 
 
+def test_the_hubs_own_reader_finds_the_metrics(make_result, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    (tmp_path / "README.md").write_text(CARD)
+
+    path = update_model_card(tmp_path, make_result(20, wrong=[0], teacher_wrong=[1]))
+
+    data = ModelCard.load(path).data
+    found = {result.metric_type: result for result in data.eval_results}
+    assert found["accuracy"].metric_value == 0.95
+    assert found["agreement"].metric_value == 0.9
+    assert 0 < found["f1"].metric_value < 1
+    assert {result.task_type for result in found.values()} == {"text-classification"}
+    assert {result.dataset_name for result in found.values()} == {"samples.txt"}
+    assert {result.dataset_split for result in found.values()} == {"all"}
+    assert data.base_model == "Qwen/Qwen3-4B"
+
+
 def test_a_second_evaluation_replaces_the_first(make_result, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(CARD)
 

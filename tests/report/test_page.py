@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 
 from prompt_distillation.report.curves import LossCurve, draw_curves, read_curves
 from prompt_distillation.report.page import PageParts, build_page
+from prompt_distillation.report.plots import plot_all
 
 
 class Links(HTMLParser):
@@ -99,6 +100,29 @@ def test_confidence_is_part_of_the_comparison(make_result, comparison_of) -> Non
     assert "A million queries cost 100.00 USD with the cascade" in page
     rows = data_of(page)["rows"]
     assert (rows[0][8], rows[1][8]) == (0.9, 0.6)
+
+
+def test_pictures_stand_beside_the_words_on_them(make_result, comparison_of, tmp_path) -> None:
+    keyed = {"teacher": make_result(20), "student": make_result(20, wrong=[1])}
+    results = {f"the {key}": result for key, result in keyed.items()}
+    scored = make_result(20, wrong=[1], scored=True)
+    comparison = comparison_of(keyed, scored=scored)
+
+    page = build_page(
+        PageParts(
+            results=results,
+            main="the student",
+            comparison=comparison,
+            pictures=plot_all(results, comparison, tmp_path),
+        )
+    )
+
+    start, end = page.index('id="h-confidence"'), page.index('id="h-pictures"')
+    for name in ("calibration", "coverage", "cascade"):
+        assert start < page.index(f'<img alt="{name}" width=') < end
+    assert page.index('<img alt="cost"') < start
+    assert '<figure class="broad"><img alt="cascade"' in page
+    assert page.index('<img alt="delta accuracy"') > end
 
 
 def test_confidence_that_was_not_measured_says_why(make_result, comparison_of) -> None:

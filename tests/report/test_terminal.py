@@ -5,7 +5,7 @@ from rich.console import Console
 from prompt_distillation.evaluation.schema import Prediction
 from prompt_distillation.evaluation.scoring import confusion_matrix
 from prompt_distillation.report.safe_text import safe_for_terminal, shorten
-from prompt_distillation.report.terminal import Stream, print_confusion_matrix
+from prompt_distillation.report.terminal import Stream, money, print_confusion_matrix
 
 
 def make_console(*, colour: bool = False) -> tuple[Console, io.StringIO]:
@@ -126,3 +126,11 @@ def test_a_matrix_of_many_labels_shows_the_confused_ones() -> None:
     assert "intent_3" in lines[3]
     assert len(lines) == 5
     assert lines[-1].startswith("1 of 77 labels shown")
+
+
+def test_small_amounts_keep_their_digits() -> None:
+    amounts = [0, 1234.5, 1, 0.36, 0.0842, 0.00314, -0.02]
+
+    assert [money(amount) for amount in amounts] == [
+        "0.00", "1,234.50", "1.00", "0.36", "0.084", "0.0031", "-0.020",
+    ]  # fmt: skip

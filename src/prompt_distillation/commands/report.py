@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -96,6 +96,11 @@ def _read(config: ReportConfig) -> "tuple[dict[str, Result], Comparison | None]"
         raise InputError(
             f"the results in {config.comparison_dir} are not of the same inputs; compare again"
         )
+    student = comparison.cell("student")
+    if student is not None and comparison.confidence is not None:
+        # Its labels were scored in a run of their own.
+        shown = comparison.confidence.shown
+        results[student.title] = replace(results[student.title], confidence=shown)
     return results, comparison
 
 

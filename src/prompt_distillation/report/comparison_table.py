@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from prompt_distillation.evaluation.comparison_file import Cell, Comparison
 from prompt_distillation.evaluation.costs import Bill, MonthlySaving
 from prompt_distillation.report.confidence_text import comparison_confidence_lines
-from prompt_distillation.report.terminal import with_interval
+from prompt_distillation.report.terminal import money, with_interval
 
 HEADER = (
     "| | accuracy (95 % CI) | n | tokens in / out | first token, alone | p50 / p95 alone "
@@ -71,7 +71,7 @@ def _cost_lines(comparison: Comparison) -> Iterator[str]:
     yield "|---|---|---|"
     for cell in comparison.cells:
         if cell.cost:
-            yield f"| {cell.title} | {cell.cost.per_million_queries:,.2f} | {cell.cost.basis} |"
+            yield f"| {cell.title} | {money(cell.cost.per_million_queries)} | {cell.cost.basis} |"
     if comparison.bill:
         yield ""
         yield from _bill_lines(comparison.bill)
@@ -85,15 +85,15 @@ def _bill_lines(bill: Bill) -> Iterator[str]:
     )
     yield (
         f"A query with the student costs {bill.saving_share:.1%} less. Labelling and training: "
-        f"{bill.training_cost:,.2f} {bill.currency}, paid for after {after}."
+        f"{money(bill.training_cost)} {bill.currency}, paid for after {after}."
     )
     yield ""
     yield "| queries a month | teacher | student | saving | return in a year | payback |"
     yield "|---|---|---|---|---|---|"
     for month in bill.months:
         yield (
-            f"| {month.queries_per_month:,} | {month.before:,.2f} | {month.after:,.2f} "
-            f"| {month.saving:,.2f} | {_times(month)} | {_days(month)} |"
+            f"| {month.queries_per_month:,} | {money(month.before)} | {money(month.after)} "
+            f"| {money(month.saving)} | {_times(month)} | {_days(month)} |"
         )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from prompt_distillation.evaluation.comparison_file import STUDENT_KEY, TEACHER_KEY, Comparison
 from prompt_distillation.evaluation.confidence import Cascade, Confidence
@@ -19,6 +19,7 @@ from prompt_distillation.report.drawing import (
     one_axes,
     whisker,
 )
+from prompt_distillation.report.terminal import money
 
 
 def calibration(confidence: Confidence) -> Figure:
@@ -30,7 +31,7 @@ def calibration(confidence: Confidence) -> Figure:
         whisker(axes, part.confidence, part.accuracy, part.interval)
     axes.plot(
         [part.confidence for part in measured.bins], [part.accuracy for part in measured.bins],
-        "o", color=BLUE, label="inputs of one bin, 95 % interval",
+        "o", color=BLUE, label="inputs of one bin, 95 % interval", clip_on=False,
     )  # fmt: skip
     error = measured.expected_calibration_error
     axes.set(title=f"Calibration: ECE {error:.3f}, n={measured.n}", ylabel="accuracy",
@@ -66,7 +67,8 @@ def coverage(confidence: Confidence) -> Figure:
                       alpha=0.35, linewidth=0, label="95 % interval")  # fmt: skip
     axes.plot(shares, [point.accuracy for point in points], color=BLUE,
               label="student, the surest first")  # fmt: skip
-    low = min(interval.low for interval in known[len(known) // 10 :])
+    # The surest few have an interval as wide as the picture; it need not fit.
+    low = min(interval.low for interval in known[len(known) // 5 :])
     if confidence.cascade is not None:
         teacher = confidence.cascade.teacher_accuracy
         axes.axhline(teacher, color=ORANGE, linestyle="--", label=f"teacher alone {teacher:.1%}")
@@ -92,12 +94,14 @@ def cascade(found: Cascade, comparison: Comparison | None) -> Figure:
         axes.set(xlim=(0, 1.02), xlabel="share of inputs that the student answers")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
     left = panels[0]
-    left.plot(shares, [point.accuracy for point in found.curve], color=BLUE, label="cascade")
+    left.plot(shares, [point.accuracy for point in found.curve], color=BLUE, label="cascade",
+              drawstyle="steps-post")  # fmt: skip
     left.axhline(found.teacher_accuracy, color=ORANGE, linestyle="--",
                  label=f"teacher alone {found.teacher_accuracy:.1%}")  # fmt: skip
     left.plot(found.student_share, found.accuracy, "D", color=GREEN, label=_chosen(found))
     left.set(title=f"Cascade: accuracy, n={found.n}", ylabel="accuracy")
     left.margins(y=0.25)
+    left.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     left.legend(frameon=False, fontsize=8, loc="lower left")
     if priced:
@@ -107,8 +111,10 @@ def cascade(found: Cascade, comparison: Comparison | None) -> Figure:
         right.plot(shares, [student + (1 - share) * teacher for share in shares], color=BLUE,
                    label="cascade")  # fmt: skip
         chosen = student + (1 - found.student_share) * teacher
-        right.plot(found.student_share, chosen, "D", color=GREEN, label=f"{chosen:,.2f}")
-        right.axhline(teacher, color=ORANGE, linestyle="--", label=f"teacher alone {teacher:,.2f}")
+        right.plot(found.student_share, chosen, "D", color=GREEN, label=money(chosen))
+        right.axhline(
+            teacher, color=ORANGE, linestyle="--", label=f"teacher alone {money(teacher)}"
+        )
         currency = comparison.bill.currency if comparison.bill else "cost"
         right.set(title=f"Cascade: {currency} per million queries", ylim=(0, None))
         right.legend(frameon=False, fontsize=8, loc="lower left")
@@ -136,7 +142,7 @@ def cost(comparison: Comparison) -> Figure:
     left, right = figure.subplots(1, 2)
     prices = _prices(comparison)
     left.barh([cell.title for cell in cells], list(prices.values()), color=BLUE)
-    left.bar_label(left.containers[0], fmt="%.2f", padding=3, fontsize=8)
+    left.bar_label(left.containers[0], fmt=money, padding=3, fontsize=8)
     left.invert_yaxis()
     left.margins(x=0.15)
     left.set(title=f"{bill.currency} per million queries")

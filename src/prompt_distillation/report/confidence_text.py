@@ -9,7 +9,7 @@ from prompt_distillation.evaluation.confidence import (
     Confidence,
     CoveragePoint,
 )
-from prompt_distillation.report.terminal import percent, with_interval
+from prompt_distillation.report.terminal import money, percent, with_interval
 
 SHOWN_COVERAGES = (0.5, 0.8, 0.9, 1.0)
 
@@ -83,7 +83,7 @@ def comparison_confidence_lines(comparison: Comparison) -> Iterator[str]:
         currency = comparison.bill.currency if comparison.bill else ""
         prices = {cell.key: cell.cost.per_million_queries for cell in comparison.cells if cell.cost}
         yield (
-            f"A million queries cost {found.cascade_cost.per_million_queries:,.2f} {currency} with "
-            f"the cascade, {prices['student']:,.2f} with the student alone, "
-            f"{prices['teacher']:,.2f} with the teacher alone."
+            f"A million queries cost {money(found.cascade_cost.per_million_queries)} {currency} "
+            f"with the cascade, {money(prices['student'])} with the student alone, "
+            f"{money(prices['teacher'])} with the teacher alone."
         )

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -22,11 +23,14 @@ from prompt_distillation.report.confidence_text import (
 )
 from prompt_distillation.report.curves import LossCurve, draw_curves
 from prompt_distillation.report.safe_text import shorten
-from prompt_distillation.report.terminal import percent, with_interval
+from prompt_distillation.report.terminal import money, percent, with_bounds, with_interval
 
 MAX_RAW_LENGTH = 4000
 """Characters of one completion that the page carries; the result file has all of it."""
 
+
+HALF_PAGE_PIXELS = 1400
+"""A picture that is wider gets the page's whole width."""
 
 SECTION_OF = {
     "cost": "cost", "calibration": "confidence", "coverage": "confidence", "cascade": "confidence",
@@ -96,7 +100,9 @@ def _environment() -> Environment:
     environment.policies["json.dumps_kwargs"] = {
         "ensure_ascii": False, "allow_nan": False, "separators": (",", ":"),
     }  # fmt: skip
-    environment.globals |= {"share": with_interval, "percent": percent}
+    environment.globals |= {
+        "share": with_interval, "bounds": with_bounds, "percent": percent, "money": money,
+    }  # fmt: skip
     return environment
 
 
@@ -112,7 +118,7 @@ def _lines(parts: PageParts) -> list[dict[str, Any]]:
     for title, result in parts.results.items():
         summary, used = result.summary, result.usage
         values = [
-            with_interval(summary.accuracy, summary.accuracy_interval),
+            with_bounds(summary.accuracy, summary.accuracy_interval),
             str(summary.evaluated),
             percent(summary.macro_f1),
             percent(summary.parse_rate),
@@ -125,7 +131,7 @@ def _lines(parts: PageParts) -> list[dict[str, Any]]:
                 f"{milliseconds(cell.alone.p50)} / {milliseconds(cell.alone.p95)}",
                 f"{milliseconds(cell.loaded.p50)} / {milliseconds(cell.loaded.p95)}",
                 f"{cell.queries_per_second:.1f}",
-                f"{cell.cost.per_million_queries:,.2f}" if cell.cost else "-",
+                money(cell.cost.per_million_queries) if cell.cost else "-",
             ]
         else:
             values.append(f"{used.seconds_per_query:.4f}" if used else "-")
@@ -141,13 +147,35 @@ def _confidence(parts: PageParts) -> list[str]:
     return list(confidence_lines(found)) if found else []
 
 
-def _pictures_by_section(pictures: Sequence[Path]) -> dict[str, list[tuple[str, str]]]:
-    """Section -> ``(caption, PNG in base64)``; pictures stand beside the words on them."""
-    found: dict[str, list[tuple[str, str]]] = {"cost": [], "confidence": [], "others": []}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Picture:
+    """A PNG file; its size, in pixels, keeps the page from jumping when it is decoded."""
+
+    name: str
+    width: int
+    height: int
+    base64: str
+
+    @property
+    def is_broad(self) -> bool:
+        """Whether it is of several panels side by side, too small in half the page."""
+        return self.width > HALF_PAGE_PIXELS
+
+
+def _pictures_by_section(pictures: Sequence[Path]) -> dict[str, list[_Picture]]:
+    """Section -> its pictures; they stand beside the words on them."""
+    found: dict[str, list[_Picture]] = {"cost": [], "confidence": [], "others": []}
     for path in pictures:
-        encoded = base64.b64encode(path.read_bytes()).decode()
-        section = SECTION_OF.get(path.stem, "others")
-        found[section].append((path.stem.replace("_", " "), encoded))
+        content = path.read_bytes()
+        # PNG, third edition, 11.2.1: the header's first two numbers, big-endian, from byte 16 on.
+        width, height = struct.unpack(">II", content[16:24])
+        picture = _Picture(
+            name=path.stem.replace("_", " "),
+            width=width,
+            height=height,
+            base64=base64.b64encode(content).decode(),
+        )
+        found[SECTION_OF.get(path.stem, "others")].append(picture)
     return found
 
 

@@ -104,7 +104,12 @@ def accuracy_comparison(results: Mapping[str, Result]) -> Figure:
         axes.text(end + 0.01, row, f"{share:.1%}, n={result.summary.evaluated}", va="center",
                   fontsize=9)  # fmt: skip
         axes.text(-0.01, row, title, va="center", ha="right", fontsize=9)
-    axes.set(yticks=[], xlim=(0, 1.25), xlabel=f"accuracy against {_truth(results)}, 95 % interval")
+    axes.set(
+        yticks=[],
+        xlim=(0, 1.25),
+        xticks=np.linspace(0, 1, 6),
+        xlabel=f"accuracy against {_truth(results)}, 95 % interval",
+    )
     axes.invert_yaxis()
     axes.set_title("Accuracy")
     return figure

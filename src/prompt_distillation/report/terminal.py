@@ -1,5 +1,6 @@
 """An evaluation on the screen: a line per input as it comes, then the tables."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +42,21 @@ def with_interval(share: float | None, interval: Interval | None, *, digits: int
         return "-"
     low, high = interval.low * 100, interval.high * 100
     return f"{share:.{digits}%} (95% CI {low:.{digits}f}-{high:.{digits}f}%)"
+
+
+def with_bounds(share: float | None, interval: Interval | None) -> str:
+    """``95.2% (94.2-96.0)``, under a heading that says what the bounds are."""
+    if share is None or interval is None:
+        return "-"
+    return f"{share:.1%} ({interval.low * 100:.1f}-{interval.high * 100:.1f})"
+
+
+def money(amount: float) -> str:
+    """Two decimals, and below one unit two digits that say something: ``1,234.50``, ``0.0031``."""
+    if amount == 0 or abs(amount) >= 1:
+        return f"{amount:,.2f}"
+    decimals = max(2, 1 - math.floor(math.log10(abs(amount))))
+    return f"{amount:.{decimals}f}"
 
 
 class Stream:

@@ -42,6 +42,11 @@ def _headline(result: Result) -> dict[str, float | int | str]:
         values["eval/queries_per_second"] = result.usage.queries_per_second
         values["eval/prompt_tokens_per_query"] = result.usage.prompt_tokens_per_query
         values["eval/completion_tokens_per_query"] = result.usage.completion_tokens_per_query
+    if result.confidence:
+        cascade = result.confidence.cascade
+        error = result.confidence.calibration.expected_calibration_error
+        values["eval/expected_calibration_error"] = error
+        values["eval/cascade_student_share"] = cascade.student_share if cascade else None
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -120,7 +120,7 @@
     data.models.forEach((name, at) => {
       line(name, row[ANSWERS][at] ?? NO_ANSWER, row[TRUTH] === null ? null : row[ANSWERS][at] === row[TRUTH]);
     });
-    if (row[SURE] !== null) line("confidence", `${(100 * row[SURE]).toFixed(1)} %`, null);
+    if (row[SURE] !== null) line(`confidence of ${data.models[data.raw_model]}`, `${(100 * row[SURE]).toFixed(1)} %`, null);
     const parts = [make("p", `Input ${row[NUMBER] + 1}${row[TRAINED] ? ", trained on" : ""}`, "soft"), text, table];
     if (row[RAW]) parts.push(make("h3", `What ${data.models[data.raw_model]} wrote`), make("pre", row[RAW]));
     detail.replaceChildren(...parts);
