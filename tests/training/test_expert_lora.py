@@ -106,7 +106,7 @@ def test_every_setting_of_the_adapter_means_what_it_means_to_peft(changes):
 
 
 def test_in_bfloat16_it_is_nearer_to_the_exact_numbers_than_folding():
-    """Folding rounds each weight and its update into one bfloat16; here the update keeps its own."""
+    """Folding rounds a weight and its update into one bfloat16; here the update is by itself."""
     exact_loss, exact = step(both()[1])
     errors = []
     for model in both(dtype=torch.bfloat16):
@@ -211,11 +211,11 @@ def test_one_file_for_both_ways_and_for_plain_peft(writer, tmp_path):
         first = load_file(tmp_path / "one" / "adapter_model.safetensors")
         assert list(again) == list(first)
         assert all(torch.equal(again[name], first[name]) for name in first)
-        configs = [
+        config, first_config = (
             json.loads((tmp_path / name / "adapter_config.json").read_text())
-            for name in ("one", way)
-        ]
-        assert configs[0] == configs[1]
+            for name in (way, "one")
+        )
+        assert config == first_config
 
 
 def test_merged_switched_off_and_switched_back_on():
@@ -265,7 +265,7 @@ def test_auto_falls_back_with_the_reason(monkeypatch, caplog):
     assert not set_expert_lora(model, config, targets, "auto")
     assert "PEFT" in caplog.text
     assert "tested with 0.1" in caplog.text
-    with pytest.raises(ConfigError, match="tested with 0.1.*--expert_lora folded"):
+    with pytest.raises(ConfigError, match=r"tested with 0\.1.*--expert_lora folded"):
         set_expert_lora(model, config, targets, "activations")
     assert type(experts_wrapper(get_peft_model(model, config))) is lora.ParamWrapper
 

@@ -33,19 +33,21 @@ class Groups:
 
     Attributes:
         order: int64 of shape (rows,): where in (tokens x experts per token) each sorted row was.
+        tokens: int64 of shape (rows,): the token of each sorted row.
         inverse: int64 of shape (rows,): where each row went.
         ends: int32 of shape (experts,): where the rows of each expert end.
         per_token: rows a token has.
     """
 
     order: torch.Tensor
+    tokens: torch.Tensor
     inverse: torch.Tensor
     ends: torch.Tensor
     per_token: int
 
-    def gather(self, tokens: torch.Tensor) -> torch.Tensor:
+    def gather(self, states: torch.Tensor) -> torch.Tensor:
         """(tokens, width) -> (rows, width): each token once for each of its experts."""
-        return tokens[self.order // self.per_token]
+        return states[self.tokens]
 
     def sum_by_token(self, rows: torch.Tensor) -> torch.Tensor:
         """(rows, width) -> (tokens, width), in an order that does not change between runs."""
@@ -65,7 +67,8 @@ def group_by_expert(chosen: torch.Tensor, num_experts: int) -> Groups:
     ids = torch.arange(num_experts, device=order.device, dtype=experts.dtype)
     # Without a look at the numbers, for which a GPU would have to be waited for.
     ends = torch.searchsorted(experts, ids, right=True, out_int32=True)
-    return Groups(order, inverse, ends, chosen.shape[1])
+    per_token = chosen.shape[1]
+    return Groups(order, order // per_token, inverse, ends, per_token)
 
 
 class FrozenStack(NamedTuple):
@@ -136,7 +139,7 @@ class AdaptedProduct(torch.autograd.Function):  # type: ignore[misc]
             low = _rows_by_stack(rows, into.transpose(1, 2), groups.ends)  # (rows, rank)
             product += _rows_by_stack(low, out.transpose(1, 2), groups.ends)
         kept = (None,) * 4 if low is None else (inputs, into, out, low)
-        ctx.save_for_backward(*kept, groups.order, groups.inverse, groups.ends)
+        ctx.save_for_backward(*kept, groups.order, groups.tokens, groups.inverse, groups.ends)
         ctx.stack, ctx.per_token, ctx.gather = stack, groups.per_token, gather
         return product
 
@@ -144,8 +147,8 @@ class AdaptedProduct(torch.autograd.Function):  # type: ignore[misc]
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the inputs, of A and of B."""
-        inputs, into, out, low, order, inverse, ends = ctx.saved_tensors
-        groups = Groups(order, inverse, ends, ctx.per_token)
+        inputs, into, out, low, order, tokens, inverse, ends = ctx.saved_tensors
+        groups = Groups(order, tokens, inverse, ends, ctx.per_token)
         gradient = gradient.contiguous()
         of_inputs = of_into = of_out = of_low = None
         if low is not None:
