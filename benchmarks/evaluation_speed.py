@@ -1,20 +1,26 @@
 r"""Evaluate batched, constrained and scored against one input at a time: one model, one run.
 
-    .venv/bin/python benchmarks/evaluation_speed.py
-    .venv/bin/python benchmarks/evaluation_speed.py --model models/prompt_distillation_trl \
-        --engine vllm --one_at_a_time 2101
+    .venv/bin/python benchmarks/evaluation_speed.py --model models/prompt_distillation_trl
+    .venv/bin/python benchmarks/evaluation_speed.py --model example-models/teacher \
+        --with_prompt --thinking --ways batched --one_at_a_time 40
 
 One at a time is `model.generate` of transformers, as a plain script calls it: one conversation,
 greedy, as many new tokens at most as the evaluation allows. It is timed on `--one_at_a_time` inputs
-and scaled to all of them; the batched ways are timed on all. Wants a quiet machine.
+and scaled to all of them; the batched ways are timed on all. Every way is a process of its own, and
+what it took beyond its answers, from starting Python to ending it, is its start-up. Wants a quiet
+machine.
 """
 
 import argparse
 import asyncio
-import gc
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from plain_loop import generate_each, load
 
 from prompt_distillation.checkpoints import ResolvedModel, resolve_model
 from prompt_distillation.engines import EngineOptions, Sampling
@@ -25,114 +31,144 @@ from prompt_distillation.evaluation.training_data import read_training_data
 from prompt_distillation.inputs import Input, read_inputs
 from prompt_distillation.task import Task, load_task
 
+LOOPS = {"adapter as loaded": False, "adapter merged": True}
 WAYS = {"batched": "free", "constrained": "constrained", "scored": "scored"}
 
 
-def one_at_a_time(
-    model: ResolvedModel, inputs: Sequence[Input], task: Task, *, max_tokens: int, merged: bool
-) -> tuple[float, float]:
-    """Seconds to load, and seconds per input, of a plain loop over `generate`.
+class Measured(NamedTuple):
+    """One way of evaluating all inputs.
 
-    The adapter is merged first, or left as PEFT loads it: most scripts do the latter.
+    Attributes:
+        startup: seconds before, between and after the answers.
+        run: seconds of the answers.
+        right: share of them that is gold, of a batched way.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    started = time.perf_counter()
-    language_model = AutoModelForCausalLM.from_pretrained(model.base, dtype="auto")
-    if model.adapter is not None:
-        from peft import PeftModel
+    startup: float
+    run: float
+    right: float | None
 
-        from prompt_distillation.checkpoints import merged_in_memory
 
-        language_model = (
-            merged_in_memory(language_model, model.adapter)
-            if merged
-            else PeftModel.from_pretrained(language_model, str(model.adapter))
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="example-models/student", help="adapter or whole model")
+    parser.add_argument("--task", type=Path, default=Path("tasks/language"))
+    parser.add_argument("--with_prompt", action="store_true", help="under the task's prompt")
+    parser.add_argument("--thinking", action="store_true", help="the model reasons first")
+    parser.add_argument("--engine", default="auto", choices=["auto", "vllm", "transformers"])
+    parser.add_argument("--test_file", type=Path, default=Path("example-data/multilingual.txt"))
+    parser.add_argument("--one_at_a_time", type=int, default=300, help="inputs timed in the loop")
+    parser.add_argument("--ways", default=",".join(WAYS), help="of batching, with commas between")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run all ways and print seconds and ratios; or one of them, in its own process."""
+    arguments = parse_arguments()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure, arguments)))
+        return
+    adapter = resolve_model(arguments.model).adapter
+    inputs = len(list(read_inputs(arguments.test_file)))
+    print(f"{inputs:,} inputs, {arguments.model}")
+    loops = {}
+    for name in LOOPS if adapter else ["adapter merged"]:
+        title = name if adapter else "whole model"
+        loops[title] = in_own_process(name)
+        print(
+            f"one at a time, {title} (timed on {min(arguments.one_at_a_time, inputs):,}): "
+            f"start {loops[title].startup:.1f} s, run {loops[title].run:.1f} s",
+            flush=True,
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    language_model = language_model.to(device).eval()
-    tokenizer = AutoTokenizer.from_pretrained(str(model.adapter or model.base))
-    loaded = time.perf_counter()
-    for item in inputs:
-        turns = [dict(turn) for turn in task.conversation(item.text, with_prompt=False)]
-        encoded = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(device)
-        with torch.inference_mode():
-            language_model.generate(**encoded, max_new_tokens=max_tokens, do_sample=False)
-    seconds = (time.perf_counter() - loaded) / len(inputs)
-    del language_model
-    gc.collect()
-    return loaded - started, seconds
+    for way in arguments.ways.split(","):
+        ours = in_own_process(way)
+        print(
+            f"{way}: start {ours.startup:.1f} s, run {ours.run:.1f} s "
+            f"({inputs / ours.run:,.0f}/s, {ours.right:.1%} right)"
+        )
+        for title, loop in loops.items():
+            print(
+                f"  against {title}: {loop.run / ours.run:.1f} times as fast, "
+                f"{(loop.startup + loop.run) / (ours.startup + ours.run):.1f} times with start-up",
+                flush=True,
+            )
+
+
+def in_own_process(way: str) -> Measured:
+    """Measure one way from the start of its process to its end."""
+    command = [sys.executable, *sys.argv, "--measure", way]
+    started = time.perf_counter()
+    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    whole = time.perf_counter() - started
+    timed, run, right = json.loads(ended.stdout.splitlines()[-1])
+    return Measured(startup=whole - timed, run=run, right=right)
+
+
+def measure(way: str, arguments: argparse.Namespace) -> tuple[float, float, float | None]:
+    """Seconds of the timed answers, the same for all inputs, and the share that is right."""
+    task, model = load_task(arguments.task), resolve_model(arguments.model)
+    inputs = list(read_inputs(arguments.test_file))
+    if way not in LOOPS:
+        run, right = batched(way, model, inputs, task, arguments)
+        return run, run, right
+    some = inputs[: arguments.one_at_a_time]
+    language_model, tokenizer = load(model, merged=LOOPS[way])
+    each = generate_each(
+        language_model,
+        tokenizer,
+        [task.conversation(item.text, with_prompt=arguments.with_prompt) for item in some],
+        max_new_tokens=most_tokens(task, arguments),
+        do_sample=False,
+    )
+    return each * len(some), each * len(inputs), None
 
 
 def batched(
-    way: str, model: ResolvedModel, selection: Selection, task: Task, arguments: argparse.Namespace
-) -> tuple[float, float, float]:
-    """Seconds of start-up, seconds of the run, and accuracy, of `evaluate.py`'s own path."""
+    way: str,
+    model: ResolvedModel,
+    inputs: list[Input],
+    task: Task,
+    arguments: argparse.Namespace,
+) -> tuple[float, float]:
+    """Seconds of the answers, and accuracy, of `evaluate.py`'s own path."""
     decoding = WAYS[way]
     sampling = Sampling(
-        max_tokens=default_max_tokens(task, with_prompt=False, thinking=False),
+        max_tokens=most_tokens(task, arguments),
         choices=tuple(task.labels) if decoding == "constrained" else None,
     )
     asking = Asking(
-        with_prompt=False, thinking=False, sampling=sampling, scored=decoding == "scored"
+        with_prompt=arguments.with_prompt,
+        thinking=arguments.thinking,
+        sampling=sampling,
+        scored=decoding == "scored",
     )
     predictions, used = asyncio.run(
         ask_model(
             arguments.engine,
             EngineOptions(model=model.base, adapter=model.adapter),
-            selection,
+            everything(inputs),
             task=task,
             asking=asking,
             show=lambda _: None,
         )
     )
     right = sum(item.correct is True for item in predictions) / len(predictions)
-    return used.startup_seconds, used.run_seconds, right
+    return used.run_seconds, right
 
 
-def main() -> None:
-    """Run all ways and print seconds and ratios."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="example-models/student", help="adapter or whole model")
-    parser.add_argument("--engine", default="auto", choices=["auto", "vllm", "transformers"])
-    parser.add_argument("--test_file", type=Path, default=Path("example-data/multilingual.txt"))
-    parser.add_argument("--one_at_a_time", type=int, default=300, help="inputs timed in the loop")
-    parser.add_argument("--ways", default=",".join(WAYS), help="of batching, with commas between")
-    arguments = parser.parse_args()
-
-    task, model = load_task(Path("tasks/language")), resolve_model(arguments.model)
-    inputs = list(read_inputs(arguments.test_file))
+def everything(inputs: list[Input]) -> Selection:
+    """All inputs, none of them held out."""
     training = read_training_data(Path("no-training-data.jsonl"))
-    selection = select(inputs, training, split="all", max_samples=None, truth=None)
-    max_tokens = default_max_tokens(task, with_prompt=False, thinking=False)
-    some = inputs[: arguments.one_at_a_time]
-    print(f"{len(inputs)} inputs, {arguments.model}")
-    loops = {}
-    for name in ("adapter merged", "adapter as loaded") if model.adapter else ("whole model",):
-        loading, each = one_at_a_time(
-            model, some, task, max_tokens=max_tokens, merged=name == "adapter merged"
-        )
-        loops[name] = (loading, each * len(inputs))
-        print(
-            f"one at a time, {name} (timed on {len(some)}): load {loading:.1f} s, "
-            f"run {each * len(inputs):.1f} s"
-        )
-    for way in arguments.ways.split(","):
-        startup, run, right = batched(way, model, selection, task, arguments)
-        print(
-            f"{way}: start {startup:.1f} s, run {run:.1f} s ({len(inputs) / run:.0f}/s, "
-            f"{right:.1%} right)"
-        )
-        for name, (loading, alone) in loops.items():
-            print(
-                f"  against {name}: {alone / run:.1f} times as fast, "
-                f"{(loading + alone) / (startup + run):.1f} times with start-up"
-            )
+    return select(inputs, training, split="all", max_samples=None, truth=None)
+
+
+def most_tokens(task: Task, arguments: argparse.Namespace) -> int:
+    """New tokens an answer may have."""
+    return default_max_tokens(task, with_prompt=arguments.with_prompt, thinking=arguments.thinking)
 
 
 if __name__ == "__main__":
