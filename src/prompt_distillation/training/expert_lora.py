@@ -10,6 +10,7 @@ another forward pass, which hands A and B to an experts implementation registere
 merging, saving, loading and switching off are inherited.
 """
 
+import functools
 import logging
 from importlib.metadata import version
 from typing import Any
@@ -61,13 +62,19 @@ def set_expert_lora(model: Any, config: Any, targets: Targets, way: ExpertLora) 
     if obstacle is not None:
         if way == "activations":
             raise ConfigError(f"--expert_lora activations: {obstacle}; pass --expert_lora folded")
-        logger.warning("adapters are folded into the experts on every pass: %s", obstacle)
+        _warn_once(obstacle)
         return False
     ExpertsInterface.register(IMPLEMENTATION, experts_forward)
     model.set_experts_implementation(IMPLEMENTATION)
     classes = {type(module) for module in _experts_modules(model, targets)}
     config._register_custom_module(dict.fromkeys(classes, ParamWrapper))
     return True
+
+
+@functools.cache
+def _warn_once(obstacle: str) -> None:
+    # A plan builds the same model several times.
+    logger.warning("adapters are folded into the experts on every pass: %s", obstacle)
 
 
 def find_obstacle(model: Any, targets: Targets) -> str | None:

@@ -169,8 +169,8 @@ def _padded(update: LowRank, dtype: torch.dtype) -> LowRank:
     step = ALIGNMENT_BYTES // dtype.itemsize
     missing = -update.into.shape[1] % step
     return LowRank(
-        functional.pad(update.into.to(dtype), (0, 0, 0, missing)),
-        functional.pad(update.out.to(dtype), (0, missing)),
+        functional.pad(update.into.to(dtype), (0, 0, 0, missing)).contiguous(),
+        functional.pad(update.out.to(dtype), (0, missing)).contiguous(),
     )
 
 
