@@ -17,9 +17,6 @@ from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.engines.watchdog import Watchdog
 from prompt_distillation.errors import EngineError
 
-# Its processes take some 3 s; killed earlier than that, they may leave others behind.
-SHUTDOWN_SECONDS = 20.0
-
 
 class VllmEngine:
     """vLLM's asynchronous engine, in processes of its own.
@@ -29,6 +26,7 @@ class VllmEngine:
         encoder: renders and encodes conversations.
         concurrency: how many requests to keep in flight.
         watchdog: of vLLM's processes.
+        shutdown_seconds: how long they get to end by themselves before they are killed.
         lora: the `LoRARequest` to send with every request, if any.
         merged: folder of a merged model, removed on closing.
     """
@@ -42,6 +40,7 @@ class VllmEngine:
         *,
         concurrency: int,
         watchdog: Watchdog,
+        shutdown_seconds: float,
         lora: Any = None,
         merged: "tempfile.TemporaryDirectory[str] | None" = None,
     ) -> None:
@@ -49,6 +48,7 @@ class VllmEngine:
         self._llm = llm
         self._encoder = encoder
         self._watchdog = watchdog
+        self._shutdown_seconds = shutdown_seconds
         self._lora = lora
         self._merged = merged
         self._request_ids = itertools.count()
@@ -120,7 +120,7 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         if llm is not None:
             # In this thread: vLLM's own task in this loop would take the end for a crash.
-            llm.shutdown(timeout=SHUTDOWN_SECONDS)
+            llm.shutdown(timeout=self._shutdown_seconds)
             self._watchdog.release()
         if self._merged is not None:
             self._merged.cleanup()

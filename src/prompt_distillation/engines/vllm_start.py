@@ -21,6 +21,11 @@ from prompt_distillation.task import END_OF_THINKING
 
 logger = logging.getLogger(__name__)
 
+# The scheduler's process takes some 3 s to end its children, which it would leave behind if it were
+# killed sooner. Where the model computes in it, it has none, and nothing to put in order.
+SHUTDOWN_SECONDS = 20.0
+SHUTDOWN_SECONDS_ALONE = 0.1
+
 
 async def start_vllm(options: EngineOptions) -> VllmEngine:
     """Start vLLM's processes and load the model.
@@ -57,6 +62,9 @@ async def start_vllm(options: EngineOptions) -> VllmEngine:
         encoder,
         concurrency=options.max_concurrency or _default_concurrency(llm),
         watchdog=Watchdog(sorted(started)),
+        shutdown_seconds=(
+            SHUTDOWN_SECONDS_ALONE if _in_one_process(options, device) else SHUTDOWN_SECONDS
+        ),
         lora=_lora_request(live),
         merged=merged.folder if merged else None,
     )
@@ -80,7 +88,7 @@ def vllm_environment(options: EngineOptions, *, device: str) -> Iterator[None]:
     # For its processes only: its libraries warn of their futures, and that a CPU has no Triton.
     of_this_engine = {"PYTHONWARNINGS": "ignore", "TORCH_LOGS": "-all"}
     if device == "cpu":
-        of_this_engine |= _cpu_environment(options.tensor_parallel_size)
+        of_this_engine |= _cpu_environment(options)
     missing = {name: value for name, value in of_this_engine.items() if name not in os.environ}
     os.environ.update(missing)
     try:
@@ -91,18 +99,23 @@ def vllm_environment(options: EngineOptions, *, device: str) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _cpu_environment(shares: int) -> dict[str, str]:
-    """Room for keys and values (an eighth of the memory, 1 to 16 GiB), and cores for each share."""
+def _cpu_environment(options: EngineOptions) -> dict[str, str]:
+    """Room for keys and values (an eighth of the memory, 1 to 16 GiB), and processes and cores."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     environment = {"VLLM_CPU_KVCACHE_SPACE": str(max(1, min(16, total // (8 << 30))))}
-    if shares > 1:
-        # vLLM's own choice wants a NUMA node for each.
-        environment["VLLM_CPU_OMP_THREADS_BIND"] = share_cores(shares)
-    else:
-        # The model computes in vLLM's scheduling process. Otherwise vLLM starts a second process
-        # for the model, keeps a core from it, and fills that core with waiting in a tight loop.
+    if _in_one_process(options, "cpu"):
+        # Otherwise vLLM starts a second process for the model, keeps a core from it, and fills that
+        # core with waiting in a tight loop.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    else:
+        # vLLM's own choice wants a NUMA node for each.
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = share_cores(options.tensor_parallel_size)
     return environment
+
+
+def _in_one_process(options: EngineOptions, device: str) -> bool:
+    """Whether the model computes in the process that schedules."""
+    return device == "cpu" and options.tensor_parallel_size == 1
 
 
 def _engine_arguments(
