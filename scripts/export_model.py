@@ -9,6 +9,9 @@ Merges the adapter, experts included, into a checkpoint that vLLM and transforme
 takes its name, the answers of ``--rows_file`` are scored by base, base + adapter, merged, and
 (where vLLM runs) the merged checkpoint served by vLLM; a merge that lost a part of the adapter
 fails with exit code 2 and leaves nothing behind.
+
+``--quantise w4a16`` then holds the merged weights in four bits (compressed-tensors), a quarter of
+the size, and scores that checkpoint too, against the merged one and in vLLM.
 """
 
 import importlib.util
@@ -25,6 +28,10 @@ from prompt_distillation.commands.options import check_range, option, parse_opti
 from prompt_distillation.commands.running import run_command
 from prompt_distillation.errors import ModelError
 from prompt_distillation.files import read_json, refuse_to_overwrite
+from prompt_distillation.training.quantised_export import (
+    quantise_checkpoint,
+    require_compressed_tensors,
+)
 
 logger = logging.getLogger("export_model")
 
@@ -45,6 +52,9 @@ class ExportConfig:
     num_inputs: int = option(32, "rows scored by each way of loading")
     evaluation_file: Path | None = option(None, "evaluation_results.json, for the model card")
     serve: Literal["auto", "vllm", "none"] = option("auto", "score in vLLM too; auto: where it is")
+    quantise: Literal["none", "w4a16"] = option(
+        "none", "w4a16: 4-bit weights (compressed-tensors), which vLLM serves on GPUs"
+    )
     overwrite: bool = option(False, "replace --output_dir")
 
     def __post_init__(self) -> None:
@@ -55,6 +65,8 @@ def main(argv: Sequence[str]) -> int | None:
     """Merge, prove, describe, and only then give the folder its name."""
     config = parse_options(ExportConfig, argv, description=__doc__ or "")
     refuse_to_overwrite([config.output_dir], overwrite=config.overwrite)
+    if config.quantise != "none":
+        require_compressed_tensors()
     resolved = resolve_model(config.model_path, config.base_model)
     if resolved.adapter is None:
         raise ModelError(f"{config.model_path} is no adapter; there is nothing to merge")
@@ -120,13 +132,46 @@ def measure(config: ExportConfig, base: str, adapter: Path, merged: Path) -> dic
     adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
     scores = liveness.score_adapter(adapted, asked, answers)
     del adapted, model
-    whole = AutoModelForCausalLM.from_pretrained(merged, dtype="auto").eval()
-    scores[liveness.MERGED] = liveness.score(whole, asked, answers)
-    del whole
-    here = importlib.util.find_spec("vllm") is not None
-    if config.serve == "vllm" or (config.serve == "auto" and here):
-        scores[liveness.SERVED] = liveness.score_served(merged, asked, answers)
+    scores[liveness.MERGED] = score_saved(merged, asked, answers)
+    served = liveness.SERVED
+    if config.quantise != "none":
+        quantise_checkpoint(merged)
+        scores[liveness.QUANTISED] = score_saved(merged, asked, answers)
+        served = liveness.SERVED_QUANTISED
+        same = liveness.same_best(scores, liveness.MERGED, liveness.QUANTISED)
+        print(f"merged and quantised give the same answer to {same:.1%} of {len(asked)} inputs")
+    if is_served(config, merged):
+        scores[served] = liveness.score_served(merged, asked, answers)
     return scores
+
+
+def score_saved(folder: Path, asked: Sequence[Any], answers: Sequence[list[int]]) -> Any:
+    """The answers' scores by transformers and the checkpoint in ``folder``."""
+    from transformers import AutoModelForCausalLM
+
+    from prompt_distillation.training.liveness import score
+
+    return score(AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval(), asked, answers)
+
+
+def is_served(config: ExportConfig, folder: Path) -> bool:
+    """Whether vLLM scores the checkpoint too."""
+    import torch
+    from transformers import AutoConfig
+
+    from prompt_distillation.training.targets import number_of_experts
+
+    if config.serve != "auto":
+        return config.serve == "vllm"
+    if importlib.util.find_spec("vllm") is None:
+        return False
+    experts = number_of_experts(AutoConfig.from_pretrained(folder))
+    # vLLM 0.32, layers/fused_moe/experts/cpu_moe.py.
+    runs_here = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
+    if config.quantise != "none" and experts and not runs_here:
+        print("not scored in vLLM: quantised experts need a GPU there, or a CPU with AMX")
+        return False
+    return True
 
 
 def model_length(model: Any) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prompt_distillation.training.liveness import Comparison
+from prompt_distillation.training.liveness import QUANTISED, Comparison
 
 _RECIPE = (
     "lora_rank", "lora_alpha", "lora_expert_rank", "lora_targets", "learning_rate",
@@ -32,6 +32,7 @@ def model_card(
         f"# {name}",
         f"`{base}`, fine-tuned on a thinking teacher's answers so that it gives them without the "
         "teacher's prompt and without thinking. Ask it with the user's text alone.",
+        *_held(comparisons),
         "## Recipe",
         _table(("setting", "value"), _recipe(manifest)),
         "## Training",
@@ -45,6 +46,15 @@ def model_card(
         _table(("one", "other", "should", "difference"), _liveness(comparisons)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _held(comparisons: Sequence[Comparison]) -> list[str]:
+    if not any(pair.second == QUANTISED for pair in comparisons):
+        return []
+    return [
+        "Weights of linear layers and experts are 4-bit integers in groups with a scale each "
+        "(compressed-tensors, W4A16), rounded to the nearest value without calibration data."
+    ]
 
 
 def _recipe(manifest: Mapping[str, Any]) -> list[tuple[str, ...]]:
