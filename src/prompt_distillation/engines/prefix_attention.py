@@ -141,16 +141,16 @@ def _attend(
     """Rows x heads x new tokens x width; see `prefix_attention` for the arguments' shapes."""
     rows, heads, length, width = query.shape
     kv_heads, prefix_length, _ = prefix.keys.shape
-    # Heads that share a key-value head stand beside each other, and so do their queries here.
-    grouped = (query.float() * scaling).reshape(rows, kv_heads, -1, width)
-    together = grouped.transpose(0, 1).reshape(kv_heads, -1, width)
+    # Key-value heads come first everywhere below, so that rows need not be copied to meet the
+    # prefix together. Heads that share one stand beside each other, and so do their queries.
+    grouped = (query.float() * scaling).reshape(rows, kv_heads, -1, width).transpose(0, 1)
+    together = grouped.reshape(kv_heads, -1, width)
     to_prefix = (together @ prefix.keys.transpose(1, 2)).view(kv_heads, rows, -1, prefix_length)
-    to_own = grouped @ key.float().transpose(2, 3)
-    seen = mask[..., prefix_length:].repeat(1, 1, heads // kv_heads, 1)
+    to_own = grouped @ key.float().permute(1, 0, 3, 2)
+    seen = mask[:, 0, :, prefix_length:].repeat(1, heads // kv_heads, 1)
     to_own = to_own.masked_fill(~seen, -torch.inf)
-    weights = torch.cat([to_prefix.transpose(0, 1), to_own], dim=-1).softmax(dim=-1)
+    weights = torch.cat([to_prefix, to_own], dim=-1).softmax(dim=-1)
     of_prefix, of_own = weights.split([prefix_length, key.shape[2]], dim=-1)
-    together = of_prefix.transpose(0, 1).reshape(kv_heads, -1, prefix_length) @ prefix.values
-    mixed = together.view(kv_heads, rows, -1, together.shape[-1]).transpose(0, 1)
-    mixed = mixed + of_own @ value.float()
-    return mixed.reshape(rows, heads, length, -1).to(query.dtype)
+    mixed = (of_prefix.flatten(1, 2) @ prefix.values).view(kv_heads, rows, -1, value.shape[-1])
+    mixed = mixed + of_own @ value.float().transpose(0, 1)
+    return mixed.transpose(0, 1).reshape(rows, heads, length, -1).to(query.dtype)
