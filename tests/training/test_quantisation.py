@@ -4,18 +4,25 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from training.tiny_student import build_student, save_student
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from prompt_distillation.errors import ConfigError, ModelError
+from prompt_distillation.training.adapter import LoraSettings
 from prompt_distillation.training.fourbit import FourBitSettings, FourBitTensor
 from prompt_distillation.training.loading import ModelSettings, load_model
+from prompt_distillation.training.memory import GIB, Plan, account
 from prompt_distillation.training.quantisation import base_bytes, held_bytes, quantised_names
 
 pytest.importorskip("bitsandbytes")
+
+ROOT = Path(__file__).parents[2]
 
 
 def load(folder, settings, **options):
@@ -64,6 +71,7 @@ def test_the_account_of_the_weights_is_what_they_take(student, tokenizer):
 LOADING = """
 import sys, threading, time
 from dataclasses import replace
+from prompt_distillation.training.adapter import LoraSettings
 from prompt_distillation.training.fourbit import FourBitSettings
 from prompt_distillation.training.loading import ModelSettings, load_model
 from prompt_distillation.training.quantisation import held_bytes
@@ -92,9 +100,8 @@ print(peak - start, held_bytes(model))
 """
 
 
+@pytest.mark.slow
 def test_the_whole_model_is_never_in_memory_while_it_is_loaded(student, tmp_path):
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
-
     shape = {
         "vocab_size": 400, "hidden_size": 256, "moe_intermediate_size": 128, "num_experts": 16,
         "num_hidden_layers": 24, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -128,3 +135,38 @@ def test_a_model_that_is_quantised_already_is_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"quantised already \(fp8\)"):
         load(folder, FourBitSettings())
+
+
+@pytest.mark.slow
+def test_qwen3_30b_a3b_fits_24_gib_by_the_recipe_and_48_without_its_last_savings():
+    recipe = yaml.safe_load((ROOT / "recipes" / "small-gpu-train.yaml").read_text())
+    config = Qwen3MoeConfig(
+        vocab_size=151936, hidden_size=2048, moe_intermediate_size=768, num_hidden_layers=48,
+        num_attention_heads=32, num_key_value_heads=4, head_dim=128, num_experts=128,
+        num_experts_per_tok=8,
+    )  # fmt: skip
+    lora = LoraSettings(
+        rank=recipe["lora_rank"], alpha=recipe["lora_alpha"], expert_rank=None, targets="all-linear"
+    )
+    tokens = recipe["max_length"] * recipe["per_device_train_batch_size"]
+    tight = Plan(
+        base_dtype_bytes=2,
+        lora=lora,
+        tokens_per_pass=tokens,
+        trained_tokens_per_pass=tokens // 16,
+        mask_entries=tokens**2,
+        passes=recipe["gradient_accumulation_steps"],
+        gradient_checkpointing=recipe["gradient_checkpointing"],
+        optimizer=recipe["optim"],
+        on_gpu=True,
+        four_bit=FourBitSettings(double_quant=recipe["use_bnb_nested_quant"]),
+    )
+    roomy = replace(
+        tight, four_bit=FourBitSettings(), optimizer="adamw_torch", passes=4,
+        tokens_per_pass=4 * tokens, mask_entries=16 * tokens**2,
+    )  # fmt: skip
+    linear_alone = replace(roomy, four_bit=FourBitSettings(experts=False))
+    totals = [account(config, plan).total / GIB for plan in (tight, roomy, linear_alone)]
+    assert totals[0] < 0.95 * 24
+    assert totals[1] < 0.95 * 48
+    assert totals[2] > 48  # what bitsandbytes' own layers reach is not enough
