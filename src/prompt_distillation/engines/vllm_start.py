@@ -102,7 +102,11 @@ def vllm_environment(options: EngineOptions, *, device: str) -> Iterator[None]:
 def _cpu_environment(options: EngineOptions) -> dict[str, str]:
     """Room for keys and values (an eighth of the memory, 1 to 16 GiB), and processes and cores."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    environment = {"VLLM_CPU_KVCACHE_SPACE": str(max(1, min(16, total // (8 << 30))))}
+    environment = {
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, min(16, total // (8 << 30)))),
+        # Eager as the model is, vLLM would still compile a function or two: 10 s, and a compiler.
+        "TORCH_COMPILE_DISABLE": "1",
+    }
     if _in_one_process(options, "cpu"):
         # Otherwise vLLM starts a second process for the model, keeps a core from it, and fills that
         # core with waiting in a tight loop.
