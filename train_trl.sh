@@ -32,6 +32,19 @@ REFERENCE=(
 # A recipe brings its own; flags given here would win over its file.
 case " $* " in *" --config"*) REFERENCE=() ;; esac
 
+refuse() { echo "train_trl.sh: ACCELERATE_CONFIG=$ACCELERATE_CONFIG: $1" >&2; exit 2; }
+if [ "$NUM_PROCESSES" -gt 1 ]; then
+  [ -f "$ACCELERATE_CONFIG" ] || refuse "no such file: $ACCELERATE_CONFIG; see recipes/accelerate/"
+  if grep -q '^distributed_type: DEEPSPEED' "$ACCELERATE_CONFIG" && ! "$PYTHON" -c \
+    'import importlib.util, sys; sys.exit(importlib.util.find_spec("deepspeed") is None)'; then
+    refuse "it needs the package deepspeed: pip install deepspeed (or take recipes/accelerate/fsdp2.yaml)"
+  fi
+  # accelerate would take plain data parallelism there without a word.
+  if [ "$ACCELERATE_CONFIG" != recipes/accelerate/ddp.yaml ] && ! command -v nvidia-smi >/dev/null; then
+    refuse "it needs GPUs, and there are none here; without it the processes train on the CPU"
+  fi
+fi
+
 if [ "$NUM_PROCESSES" -gt 1 ] && ! command -v nvidia-smi >/dev/null; then
   # accelerate starts several processes on a CPU through MPI only; torch's launcher needs nothing.
   exec "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$NUM_PROCESSES" \

@@ -1,0 +1,35 @@
+"""Runs a script with FSDP2 over gloo: ``python fsdp_on_cpu.py train_sft_trl.py ...`` per process.
+
+accelerate 1.15 shards on accelerators only: with a CPU it takes DDP, whatever the configuration
+says. Told that it has several GPUs, each of which is the CPU, it takes the road that it takes on a
+card: the same wrapping, gathering and saving, over another backend.
+"""
+
+import runpy
+import sys
+from typing import Any
+
+from accelerate import accelerator, state
+from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
+
+start_state = state.AcceleratorState.__init__
+shard = accelerator.fsdp2_prepare_model
+
+
+def start_as_on_gpus(self: Any, *arguments: Any, **options: Any) -> None:
+    if not state.AcceleratorState._shared_state:  # later ones are views of the first
+        state.PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
+    start_state(self, *arguments, **options)
+
+
+def shard_and_say(*arguments: Any) -> Any:
+    model = shard(*arguments)
+    print("sharded:", sum(isinstance(module, FSDPModule) for module in model.modules()))
+    return model
+
+
+state.AcceleratorState.__init__ = start_as_on_gpus
+accelerator.fsdp2_prepare_model = shard_and_say
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
