@@ -70,8 +70,9 @@ def main() -> None:
     for way in options.ways:
         with tempfile.TemporaryDirectory() as folder:
             results[way] = measure(options, WAYS[way], Path(folder))
-        show({way: results[way]}, results)
-    show(results, results)
+        loss, right = results[way].own_base
+        print(f"{way}: held-out loss {loss:.4f}, accuracy {right:.1%}")
+    show(results)
 
 
 def measure(options, flags: Mapping[str, bool], folder: Path) -> Measured:
@@ -133,14 +134,14 @@ def judge(settings: RunSettings, adapter: Path, options) -> tuple[float, float]:
     return summed / count, accuracy(asked, answers)
 
 
-def show(rows: Mapping[str, Measured], results: Mapping[str, Measured]) -> None:
+def show(results: Mapping[str, Measured]) -> None:
     """Print bytes, ratios, losses and accuracies; ratios are to the first way measured."""
     first = next(iter(results.values()))
     table = Table(title="The base while training, and what became of it")
     for column in ("base", "weights, MB", "share", "step, ms", "times", "held-out loss",
                    "accuracy", "on the full base: loss", "accuracy"):  # fmt: skip
         table.add_column(column, justify="right")
-    for way, one in rows.items():
+    for way, one in results.items():
         table.add_row(
             way, f"{one.weights / 1e6:.2f}", f"{one.weights / first.weights:.1%}",
             f"{1000 * one.step_seconds:.0f}", f"{one.step_seconds / first.step_seconds:.2f}",

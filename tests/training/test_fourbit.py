@@ -10,6 +10,14 @@ pytest.importorskip("bitsandbytes")
 
 BLOCK = 64
 
+GPU = pytest.param(
+    "cuda",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+    ],
+)
+
 
 def held(*shape, dtype=torch.float32, **settings):
     torch.manual_seed(0)
@@ -44,13 +52,18 @@ def test_what_four_bits_and_their_scales_take_and_cost(quant_type):
     assert again == pytest.approx(float(error), rel=0.02)
 
 
-def test_products_are_those_of_the_dequantised_weight_forward_and_backward():
-    weight, stack = held(48, 32), held(4, 48, 32)
-    tokens = torch.randn(12, 32, requires_grad=True)
-    ends = torch.tensor([3, 3, 8, 12], dtype=torch.int32)
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_products_are_those_of_the_dequantised_weight_forward_and_backward(device):
+    options = {"dtype": torch.bfloat16, "device": device}
+    torch.manual_seed(0)
+    settings = FourBitSettings(double_quant=True)
+    weight = quantise(torch.randn(48, 32, **options), settings)
+    stack = quantise(torch.randn(4, 48, 32, **options), settings)
+    tokens = torch.randn(12, 32, requires_grad=True, **options)
+    ends = torch.tensor([3, 3, 8, 12], dtype=torch.int32, device=device)
     for product in (
         lambda w, s: linear(tokens, w),
-        lambda w, s: torch.addmm(torch.ones(48), tokens, w.t()),
+        lambda w, s: torch.addmm(torch.ones(48, **options), tokens, w.t()),
         lambda w, s: grouped_mm(tokens, s.transpose(-2, -1), offs=ends),
         lambda w, s: linear(tokens, s[2]),
     ):
