@@ -74,6 +74,7 @@ CASES = {
     ),
     "moe": Case("moe", {"gradient_checkpointing": False}),
     "moe, checkpointing": Case("moe", {"gradient_checkpointing": True}),
+    "moe, folded": Case("moe", {"gradient_checkpointing": False, "expert_lora": "folded"}),
     "moe, bfloat16, checkpointing": Case(
         "moe", {"gradient_checkpointing": True, "dtype": "bfloat16"}, BFLOAT16
     ),

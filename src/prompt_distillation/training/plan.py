@@ -32,6 +32,9 @@ SPARE = 0.05
 ASSUMED_UTILISATION = 0.15
 """Model-FLOPs utilisation that the time estimate assumes: folded experts leave it low."""
 
+WITHIN_OTHERS = {"held_gradients", "layer"}
+"""Parts of the account that are parts of `gradients` and `layers`."""
+
 SMALL_RANK = 8
 REFERENCE_LORA = LoraSettings(rank=32, alpha=16, expert_rank=None, targets=ALL_LINEAR)
 
@@ -121,7 +124,8 @@ def show_plan(console: Console, plan: RunPlan) -> None:
     table.add_column("what")
     table.add_column("GiB", justify="right")
     for name, size in vars(plan.account).items():
-        table.add_row(name, f"{size / GIB:.2f}")
+        if name not in WITHIN_OTHERS:
+            table.add_row(name, f"{size / GIB:.2f}")
     table.add_row("peak", f"{plan.account.total / GIB:.2f}", style="bold")
     console.print(table)
     if plan.base != plan.base_unquantised:

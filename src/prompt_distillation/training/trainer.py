@@ -44,7 +44,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self._peak_flops = peak_flops(self.args.device)
         self._held_out_nll = 0.0
         self._held_out_tokens = 0
-        self._clock = (time.perf_counter(), 0, 0)
+        self._clock: tuple[float, int, int] | None = None
         base = self.accelerator.unwrap_model(self.model)
         base = base.get_base_model() if isinstance(base, PeftModel) else base
         self._projects_only_labelled = (
@@ -98,6 +98,12 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             summed = summed * self.accelerator.num_processes
         return summed / num_items
 
+    def training_step(self, *arguments: Any, **options: Any) -> Any:
+        """As the parent's; the first one starts the clock, at the step a resumed run goes on at."""
+        if self._clock is None:
+            self._clock = (time.perf_counter(), self._total_train_tokens, self.state.global_step)
+        return super().training_step(*arguments, **options)
+
     def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
         """As the parent's, with the loss averaged over tokens instead of batches."""
         started = time.perf_counter()
@@ -115,8 +121,9 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         if self._asked and prefix == "eval":
             output.metrics["eval_accuracy"] = self.answer_held_out()
         # What evaluation took is not training's speed.
-        since, tokens_then, step_then = self._clock
-        self._clock = (since + time.perf_counter() - started, tokens_then, step_then)
+        if self._clock is not None:
+            since, tokens_then, step_then = self._clock
+            self._clock = (since + time.perf_counter() - started, tokens_then, step_then)
         return output
 
     def answer_held_out(self) -> float:
@@ -160,7 +167,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     def _speed(self) -> dict[str, float]:
         """Rates since the last line of the log."""
         now, tokens, step = time.perf_counter(), self._total_train_tokens, self.state.global_step
-        before, tokens_before, step_before = self._clock
+        before, tokens_before, step_before = self._clock or (now, tokens, step)
         self._clock = (now, tokens, step)
         seconds = now - before
         if seconds <= 0 or step <= step_before:
