@@ -28,10 +28,6 @@ from prompt_distillation.commands.options import check_range, option, parse_opti
 from prompt_distillation.commands.running import run_command
 from prompt_distillation.errors import ModelError
 from prompt_distillation.files import read_json, refuse_to_overwrite
-from prompt_distillation.training.quantised_export import (
-    quantise_checkpoint,
-    require_compressed_tensors,
-)
 
 logger = logging.getLogger("export_model")
 
@@ -66,6 +62,8 @@ def main(argv: Sequence[str]) -> int | None:
     config = parse_options(ExportConfig, argv, description=__doc__ or "")
     refuse_to_overwrite([config.output_dir], overwrite=config.overwrite)
     if config.quantise != "none":
+        from prompt_distillation.training.quantised_export import require_compressed_tensors
+
         require_compressed_tensors()
     resolved = resolve_model(config.model_path, config.base_model)
     if resolved.adapter is None:
@@ -119,6 +117,7 @@ def measure(config: ExportConfig, base: str, adapter: Path, merged: Path) -> dic
     from prompt_distillation.training import liveness
     from prompt_distillation.training.answering import questions
     from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
+    from prompt_distillation.training.quantised_export import quantise_checkpoint
     from prompt_distillation.training.rows import read_chat_rows
 
     tokenizer = AutoTokenizer.from_pretrained(merged)
