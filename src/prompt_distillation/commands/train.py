@@ -197,7 +197,7 @@ def _keep_to_one_gpu(environment: dict[str, str] | Any) -> None:
 
 
 def _show_result(console: Any, config: TrainConfig, result: "RunResult") -> None:
-    rate = result.rows * config.num_train_epochs / result.seconds
+    rate = result.rows_seen / result.seconds
     console.print(f"{result.steps} steps in {result.seconds:.1f} s ({rate:.1f} rows/s)")
     if result.held_out_loss:
         before, after = result.held_out_loss

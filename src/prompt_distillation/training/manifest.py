@@ -24,8 +24,9 @@ class RunResult:
 
     Attributes:
         rows: trained on, per epoch.
-        steps: optimizer steps.
-        seconds: of the training loop, looks at the held-out rows included.
+        steps: optimizer steps, those before the run was resumed included.
+        rows_seen: rows of the steps since then, times the epochs.
+        seconds: of the training loop since then, looks at the held-out rows included.
         train_loss: mean over the run, nats per trained token.
         held_out_loss: before, and of the weights kept, nats per trained token; None without
             held-out rows.
@@ -35,6 +36,7 @@ class RunResult:
 
     rows: int
     steps: int
+    rows_seen: int
     seconds: float
     train_loss: float
     held_out_loss: tuple[float, float] | None
@@ -111,6 +113,7 @@ def run_result(trainer: Any, *, rows: int, seconds: float, sync_hint: str | None
     return RunResult(
         rows=rows,
         steps=trainer.state.global_step,
+        rows_seen=trainer.rows_seen,
         seconds=seconds,
         train_loss=sum(losses) / max(1, len(losses)),
         held_out_loss=_first_and_kept(history, "eval_loss", kept),

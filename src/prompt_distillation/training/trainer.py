@@ -45,6 +45,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self._held_out_nll = 0.0
         self._held_out_tokens = 0
         self._clock: tuple[float, int, int] | None = None
+        self._first_step = 0
         base = self.accelerator.unwrap_model(self.model)
         base = base.get_base_model() if isinstance(base, PeftModel) else base
         self._projects_only_labelled = (
@@ -101,7 +102,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     def training_step(self, *arguments: Any, **options: Any) -> Any:
         """As the parent's; the first one starts the clock, at the step a resumed run goes on at."""
         if self._clock is None:
-            self._clock = (time.perf_counter(), self._total_train_tokens, self.state.global_step)
+            self._first_step = self.state.global_step
+            self._clock = (time.perf_counter(), self._total_train_tokens, self._first_step)
         return super().training_step(*arguments, **options)
 
     def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
@@ -179,6 +181,11 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             peak = self._peak_flops * self.accelerator.num_processes
             speed["model_flops_utilisation"] = rate * self._flops_per_token / peak
         return speed
+
+    @property
+    def rows_seen(self) -> int:
+        """Rows of the steps since this run began or was resumed, each step counted as full."""
+        return int(self.state.global_step - self._first_step) * self._rows_per_step()
 
     def _rows_per_step(self) -> int:
         return int(
