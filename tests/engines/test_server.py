@@ -75,6 +75,10 @@ async def test_a_request_that_always_fails_ends_with_its_reason() -> None:
         (b"[]", "'choices' is None"),
         (b'{"choices": [{"finish_reason": "stop"}]}', "'message' is None"),
         (b'"text"', "'choices' is None"),
+        (b"[" * 100_000, "not JSON"),
+        (chat_completion("en").replace(b'"en"', b'["en"]'), r"'content' is \['en'\]"),
+        (chat_completion("en", reasoning=["Latin"]), r"'reasoning' is \['Latin'\]"),
+        (chat_completion("en").replace(b'{"prompt', b'"", "x": {"prompt'), "'usage' is ''"),
     ]:
         with pytest.raises(RequestFailedError, match=f"gave up after 3 attempts: .*{reason}"):
             await complete_one(fixed(200, body))

@@ -83,6 +83,23 @@ def test_a_damaged_line_costs_only_itself(tmp_path, caplog):
     assert "1 damaged lines" in caplog.text
 
 
+def test_a_damaged_line_of_settings_costs_no_completion(tmp_path, caplog):
+    path = tmp_path / "a.jsonl"
+    changed = IDENTITY | {"model": "another"}
+    for identity, key in ((IDENTITY, KEY), (changed, bytes(16))):
+        with open_journal(identity, writable=path, others=[]) as journal:
+            journal.append(key, attempt())
+    lines = path.read_bytes().splitlines(keepends=True)
+    for damaged in (0, 2):
+        broken = [b"#" + line if at == damaged else line for at, line in enumerate(lines)]
+        path.write_bytes(b"".join(broken))
+        for identity, key in ((IDENTITY, KEY), (changed, bytes(16))):
+            with open_journal(identity, writable=path, others=[]) as journal:
+                assert journal.attempts(key) == [attempt()]
+                assert len(journal.earlier_settings()) <= 1
+    assert "1 damaged lines" in caplog.text
+
+
 def test_completions_of_other_settings_are_kept_and_counted(tmp_path):
     path = tmp_path / "a.jsonl"
     with open_journal(IDENTITY, writable=path, others=[]) as journal:

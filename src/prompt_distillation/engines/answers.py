@@ -27,7 +27,7 @@ def read_completion(body: str, *, seconds: float) -> Completion:
     """
     try:
         answer = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: thousands of open brackets
         raise BadAnswerError(f"not JSON: {body[:80]!r}") from error
     choices = _get(answer, "choices", list)
     if not choices:
@@ -36,16 +36,16 @@ def read_completion(body: str, *, seconds: float) -> Completion:
     finish_reason = _get(choices[0], "finish_reason", str)
     if finish_reason not in ("stop", "length"):
         raise RequestFailedError(f"the server ended the completion with {finish_reason!r}")
-    usage = answer.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    reasoning = next((message[name] for name in REASONING_FIELDS if message.get(name)), None)
+    usage = _get(answer, "usage", dict)
+    details = _optional(usage, "prompt_tokens_details", dict) or {}
+    reasoning = next(filter(None, (_optional(message, n, str) for n in REASONING_FIELDS)), None)
     return Completion(
         # Null where a reasoning was cut before the answer began.
-        text=message.get("content") or "",
+        text=_optional(message, "content", str) or "",
         finish_reason=cast(FinishReason, finish_reason),
         prompt_tokens=_get(usage, "prompt_tokens", int),
         completion_tokens=_get(usage, "completion_tokens", int),
-        cached_tokens=details.get("cached_tokens"),
+        cached_tokens=_optional(details, "cached_tokens", int),
         seconds=seconds,
         reasoning=reasoning,
     )
@@ -57,3 +57,8 @@ def _get(fields: object, name: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise BadAnswerError(f"the answer's {name!r} is {value!r}, not a {kind.__name__}")
     return value
+
+
+def _optional(fields: Mapping[str, object], name: str, kind: type) -> Any:
+    """A field that may be missing or null, but is of its kind where it is there."""
+    return None if fields.get(name) is None else _get(fields, name, kind)

@@ -143,11 +143,12 @@ class Journal:
             row = _parse(line)
             if row is None:
                 bad += 1
+                settings = None  # the line may have told new ones; a key tells its own anyway
             elif "settings" in row:
                 settings = str(row["settings"])
                 self._identities[settings] = row["identity"]
-            elif settings != self._digest:
-                self.other_settings[str(settings)] += 1
+            elif settings is not None and settings != self._digest:
+                self.other_settings[settings] += 1
             elif with_failures or "error" not in row:
                 self._remember(bytes.fromhex(row["key"]), source, offset, len(line))
             offset += len(line)
@@ -221,4 +222,5 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         row = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    return row if isinstance(row, dict) and ("key" in row or "identity" in row) else None
+    is_ours = isinstance(row, dict) and ("key" in row or {"settings", "identity"} <= row.keys())
+    return row if is_ours else None
