@@ -16,7 +16,9 @@ MAX_LINES = 300
 
 # Each part of the package, and what it may import of the others (itself and errors always).
 # Labelling, training and evaluation know nothing of each other: they meet in files.
-GROUND = {"files", "task", "inputs", "tables", "provenance", "checkpoints", "intervals"}
+GROUND = {
+    "files", "task", "inputs", "tables", "provenance", "checkpoints", "intervals", "safe_text",
+}  # fmt: skip
 STEPS = {"labelling", "training", "evaluation"}
 MAY_IMPORT = {
     "errors": set(),
@@ -24,6 +26,7 @@ MAY_IMPORT = {
     "files": set(),
     "provenance": set(),
     "intervals": set(),
+    "safe_text": set(),
     "machine": set(),
     "tables": {"files"},
     "inputs": {"files", "tables", "task"},

@@ -83,6 +83,17 @@ def test_without_a_terminal_it_lists_or_says_so(dataset):
     assert "gold: gold says en" in review(dataset, "--list").stdout
 
 
+def test_a_hostile_input_cannot_steer_the_terminal(dataset):
+    records = dataset.with_name("out.records.jsonl")
+    rows = [json.loads(line) for line in records.read_text().splitlines()]
+    rows[1] |= {"text": "a\x1b[2Jb", "reasoning": "\u202ec", "answer": "\x1b]0;d"}
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = review(dataset, "--list").stdout
+    assert r"a\x1b[2Jb" in shown
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+
+
 def test_no_records_are_one_line(tmp_path):
     done = review(tmp_path / "none.jsonl", "--list")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

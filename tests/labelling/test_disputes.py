@@ -49,5 +49,11 @@ def test_an_input_and_its_duplicates_are_shown_once(tmp_path):
     assert len(disputes(tmp_path, split, split | {"text": "hello "})) == 1
 
 
+def test_the_same_words_after_another_turn_are_another_input(tmp_path):
+    turns = [[{"role": "user", "content": text}] for text in ("Sure?", "Hungry?")]
+    rejected = [record("yes", None, reject_reason="no_label", history=turn) for turn in turns]
+    assert len(disputes(tmp_path, *rejected)) == 2
+
+
 def test_one_record_has_no_neighbours(tmp_path):
     assert disputes(tmp_path, record("Hello", "fr")) == []

@@ -33,6 +33,13 @@ def test_three_prompts_and_their_tokens_without_a_teacher(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"inputs.txt"}
 
 
+def test_a_hostile_input_cannot_steer_the_terminal(tmp_path):
+    (tmp_path / "inputs.txt").write_text("a\x1b[2Jb\n", encoding="utf-8")
+    shown = look_at(tmp_path, ScriptedEngine(), probe_samples=0)
+    assert r"a\x1b[2Jb" in shown
+    assert "\x1b" not in shown
+
+
 def test_the_probe_is_scaled_to_what_is_left_and_not_paid_twice(tmp_path):
     write_inputs(tmp_path, 60)
     engine = ScriptedEngine(lambda _: answer("fr"))

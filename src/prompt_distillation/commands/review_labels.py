@@ -10,7 +10,7 @@ from typing import Any, Literal
 from prompt_distillation.commands.options import option, parse_options
 from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
 from prompt_distillation.files import dump_json, read_jsonl, sibling
-from prompt_distillation.inputs import normalise
+from prompt_distillation.safe_text import safe_for_terminal
 from prompt_distillation.task import Task, load_task
 
 DESCRIPTION = """\
@@ -39,18 +39,19 @@ def main(argv: Sequence[str]) -> int | None:
     config = parse_options(ReviewConfig, argv, description=DESCRIPTION)
     if not config.list and not sys.stdin.isatty():
         raise ConfigError("there is no terminal to decide in; pass --list to print the disputes")
-    from prompt_distillation.labelling.disputes import Doubt, find_disputes
+    from prompt_distillation.labelling.disputes import Doubt, conversation_of, find_disputes
 
     task = load_task(config.task)
     records = sibling(config.dataset, "records")
     if not records.is_file():
         raise InputError(f"no records at {records}; --dataset must be one create_data.py wrote")
     corrections = sibling(config.dataset, "corrections")
-    decided = _decided(corrections)
+    earlier = read_jsonl(corrections) if corrections.exists() else ()
+    decided = {conversation_of(row) for _, row in earlier}
     doubts = [Doubt(kind) for kind in (KINDS if config.show == "all" else (config.show,))]
     shown = written = 0
     for dispute in find_disputes(records, doubts):
-        if normalise(dispute.record["text"]) in decided:
+        if conversation_of(dispute.record) in decided:
             continue
         shown += 1
         _print(dispute.record, f"{dispute.doubt}: {dispute.evidence}", number=shown)
@@ -75,18 +76,15 @@ def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def _decided(path: Path) -> set[str]:
-    """Normalised texts that a person has decided on."""
-    if not path.exists():
-        return set()
-    return {normalise(str(row.get("text"))) for _, row in read_jsonl(path)}
-
-
 def _print(record: dict[str, Any], evidence: str, *, number: int) -> None:
-    _say(f"\n[{number}] input {record['index'] + 1}: {record['text']}")
-    _say(f"    label {record['answer'] or '-'}    {evidence}")
+    """One dispute; its texts are hostile."""
+    _say(f"\n[{number}] input {record['index'] + 1}: {safe_for_terminal(record['text'])}")
+    for turn in record["history"]:
+        _say(f"    after {turn['role']}: {safe_for_terminal(turn['content'])}")
+    _say(f"    label {safe_for_terminal(record['answer'] or '-')}    {safe_for_terminal(evidence)}")
     if record["reasoning"]:
-        _say(f"    reasoning: {' '.join(record['reasoning'].split())[-400:]}")
+        said = " ".join(record["reasoning"].split())[-400:]
+        _say(f"    reasoning: {safe_for_terminal(said)}")
 
 
 def _ask(record: dict[str, Any], task: Task) -> str | None:

@@ -1,7 +1,8 @@
 """Labels that something speaks against, found in a dataset's records."""
 
+import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -52,10 +53,15 @@ def find_disputes(records_path: Path, doubts: Iterable[Doubt]) -> Iterator[Dispu
     seen: set[str] = set()
     for doubt in doubts:
         for dispute in _disputes_by(doubt, records_path):
-            key = normalise(dispute.record["text"])
+            key = conversation_of(dispute.record)
             if key not in seen:
                 seen.add(key)
                 yield dispute
+
+
+def conversation_of(row: Mapping[str, Any]) -> str:
+    """What a record, or a correction, is about: equal for an input and its duplicates."""
+    return json.dumps([row.get("history") or [], normalise(str(row.get("text")))])
 
 
 def _disputes_by(doubt: Doubt, records_path: Path) -> Iterator[Dispute]:

@@ -18,6 +18,7 @@ from prompt_distillation.labelling.job import Job
 from prompt_distillation.labelling.labeller import OpenTeacher
 from prompt_distillation.labelling.run import open_for_probe
 from prompt_distillation.labelling.sources import take_census
+from prompt_distillation.safe_text import safe_for_terminal
 from prompt_distillation.task import ChatMessage
 
 SHOWN = 3
@@ -89,5 +90,7 @@ def _show(prompts: Sequence[str], console: Console) -> None:
         text = (
             prompt if number == 1 else f"[... {shared:,} characters as above ...]{prompt[shared:]}"
         )
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        # Line by line: a prompt's own lines are to be seen as such.
+        safe = "\n".join(map(safe_for_terminal, text.split("\n")))
+        console.print(safe, markup=False, highlight=False, soft_wrap=True)
     console.rule()

@@ -22,8 +22,8 @@ from prompt_distillation.report.confidence_text import (
     confidence_lines,
 )
 from prompt_distillation.report.curves import LossCurve, draw_curves
-from prompt_distillation.report.safe_text import shorten
 from prompt_distillation.report.terminal import money, percent, with_bounds, with_interval
+from prompt_distillation.safe_text import shorten
 
 MAX_RAW_LENGTH = 4000
 """Characters of one completion that the page carries; the result file has all of it."""

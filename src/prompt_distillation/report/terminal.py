@@ -16,7 +16,7 @@ from prompt_distillation.evaluation.schema import (
     WorstLabel,
 )
 from prompt_distillation.intervals import Interval
-from prompt_distillation.report.safe_text import safe_for_terminal, shorten
+from prompt_distillation.safe_text import safe_for_terminal, shorten
 
 RULE = "=" * 80
 SHORT_RULE = "=" * 60
