@@ -5,8 +5,8 @@
 
 One engine, the same prompts and sampling for all: (bare) every prompt given to vLLM at once,
 encoded before and not decoded after; (ours) the same inputs through labelling: rendering, journal
-and parsing included. Bare and ours alternate, each with seeds of its own, and the best of each
-counts: the first of all also fills the prefix cache.
+and parsing included. Bare and ours alternate, each with seeds of its own, and the median of each
+counts.
 
 One request at a time comes in two ways. (same engine) a loop that waits for each of vLLM's answers,
 the prompt in its cache: what batching alone brings. (plain loop) `generate` of transformers for
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from plain_loop import generate_each, load
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--max_tokens", type=int, default=256)
     parser.add_argument("--max_samples", type=int, default=2101)
     parser.add_argument("--one_at_a_time", type=int, default=40, help="inputs of the slow loop")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = vars(parser.parse_args())
     slow_inputs, rounds = arguments.pop("one_at_a_time"), arguments.pop("rounds")
     with tempfile.TemporaryDirectory() as folder:
@@ -67,15 +68,15 @@ async def measure(config: CreateDataConfig, slow_inputs: int, rounds: int) -> No
         completions = [await engine.complete(request) for request in slow]
         one = len(slow) / (time.perf_counter() - started)
     plain = 1 / plain_seconds(config, slow)
-    n, best = len(slow), max(ours)
+    n, rate = len(slow), median(ours)
     total = sum(completion.prompt_tokens for completion in completions)
     cached = sum(completion.cached_tokens or 0 for completion in completions)
-    print(f"inputs a round              {len(requests):,}; best of {rounds} rounds")
-    print(f"bare vLLM, all at once      {max(bare):8.1f} inputs/s")
-    print(f"labelling                   {best:8.1f} inputs/s, {best / max(bare):.3f} of bare")
+    print(f"inputs a round              {len(requests):,}; median of {rounds} rounds")
+    print(f"bare vLLM, all at once      {median(bare):8.1f} inputs/s")
+    print(f"labelling                   {rate:8.1f} inputs/s, {rate / median(bare):.3f} of bare")
     print(f"one at a time (n = {n:,})")
-    print(f"  same engine               {one:8.2f} inputs/s, labelling {best / one:.1f} times")
-    print(f"  plain loop of generate    {plain:8.2f} inputs/s, labelling {best / plain:.1f} times")
+    print(f"  same engine               {one:8.2f} inputs/s, labelling {rate / one:.1f} times")
+    print(f"  plain loop of generate    {plain:8.2f} inputs/s, labelling {rate / plain:.1f} times")
     print(f"prompt tokens an input      {total / n:,.0f}, not cached {(total - cached) / n:,.0f}")
 
 
@@ -137,6 +138,7 @@ async def run_ours(engine: Engine, job: Job, number: int) -> float:
     """The labelling of all inputs into a new journal; returns seconds."""
     paths = dataset_paths(job.paths.dataset.with_name(f"round-{number}.jsonl"))
     identity = job.teacher.identity(job.task) | {"round": number}
+    total = sum(1 for _ in job.source.read())
     started = time.perf_counter()
     with open_journal(identity, writable=paths.journal(job.shard), others=[]) as journal:
         labeller = Labeller(
@@ -145,7 +147,7 @@ async def run_ours(engine: Engine, job: Job, number: int) -> float:
             ballots=job.ballots(),
             keys=job.keys(identity),
             journal=journal,
-            progress=Progress(sum(1 for _ in job.source.read()), interval_seconds=60.0),
+            progress=Progress(total, interval_seconds=60.0),
         )
         await labeller.label_with(engine, job.source.read())
     return time.perf_counter() - started

@@ -197,6 +197,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _default_concurrency(llm: Any) -> int:
-    """What vLLM runs at once, and a quarter more, so that its queue is never empty."""
+    """What vLLM runs at once, and as many again, so that its queue is never empty."""
     at_once: int = llm.vllm_config.scheduler_config.max_num_seqs
-    return at_once + at_once // 4
+    return 2 * at_once
