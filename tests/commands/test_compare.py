@@ -94,9 +94,18 @@ def test_free_text_has_nothing_to_score_and_scoring_can_be_left_out(
     assert not (tmp_path / "out" / "student_scored.json").exists()
 
     (task / "task.yaml").write_bytes((ROOT / "tasks/language/task.yaml").read_bytes())
-    done = compare(*arguments, *few, "--no_score_labels", "--overwrite")
+    # An input that no engine can take costs its own answer, and nothing of the others'.
+    inputs = tmp_path / "inputs.txt"
+    inputs.write_text("word " * 3000 + "\nGuten Morgen\n")
+    own = ["--test_file", inputs, "--split", "all", "--max_model_len", "700"]
+    done = compare(*arguments, *few, *own, "--no_score_labels", "--overwrite")
 
     assert done.returncode == 0, done.stderr
+    student = read_comparison(tmp_path / "out" / "comparison.json").cell("student")
+    assert student is not None
+    assert (student.alone.n, student.loaded.n) == (1, 1)
+    result = json.loads((tmp_path / "out" / "student.json").read_text())
+    assert result["reject_reasons"]["engine_error"] == 1
     assert "Not scored: switched off by --no_score_labels." in done.stdout
 
 
@@ -105,6 +114,9 @@ def test_free_text_has_nothing_to_score_and_scoring_can_be_left_out(
     [
         (["--cells", "teacher,nobody"], "known are teacher"),
         (["--teacher_price_in", "1"], "belong together"),
+        (["--teacher_price_cached", "1"], "belong together"),
+        (["--student_price_out", "-1"], "--student_price_out is -1.0"),
+        (["--price_per_hour", "0"], "would cost nothing"),
         (["--student_path", "./models/no-such-model", "--base_model", "none"], "no-such-model"),
     ],
 )

@@ -81,6 +81,7 @@ class CompareConfig:
         check_range("latency_samples", self.latency_samples, low=1)
         check_range("concurrency", self.concurrency, low=1)
         check_range("tensor_parallel_size", self.tensor_parallel_size, low=1)
+        check_range("max_model_len", self.max_model_len, low=1)
         check_range("gpu_memory_utilization", self.gpu_memory_utilization, low=0.01, high=1.0)
         check_range("price_per_hour", self.price_per_hour, low=0.0)
         check_range("training_cost", self.training_cost, low=0.0)
@@ -88,13 +89,19 @@ class CompareConfig:
             self.teacher_price_in, self.teacher_price_out,
             self.student_price_in, self.student_price_out,
         )  # fmt: skip
-        for price in (*tokens, self.teacher_price_cached):
-            check_range("a price per million tokens", price, low=0.0)
+        for name in ("teacher_price_in", "teacher_price_cached", "teacher_price_out",
+                     "student_price_in", "student_price_out"):  # fmt: skip
+            check_range(name, vars(self)[name], low=0.0)
         given = [price is not None for price in tokens]
-        if any(given) and not all(given):
+        if not all(given) and (any(given) or self.teacher_price_cached is not None):
             raise ConfigError(
                 "prices per token belong together: --teacher_price_in, --teacher_price_out, "
                 "--student_price_in and --student_price_out"
+            )
+        if self.price_per_hour == 0 or (all(given) and not any(tokens[:2])):
+            raise ConfigError(
+                "the teacher's queries would cost nothing, and nothing could be saved; set prices "
+                "above 0, or none"
             )
         if all(given) and self.price_per_hour is not None:
             raise ConfigError("pass either prices per token or --price_per_hour, not both")

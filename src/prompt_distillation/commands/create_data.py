@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prompt_distillation.commands.options import check_range, option, parse_options
+from prompt_distillation.commands.options import (
+    check_range,
+    check_server_url,
+    option,
+    parse_options,
+)
 from prompt_distillation.engines.base import EngineKind
 from prompt_distillation.errors import ConfigError
 from prompt_distillation.labelling.keys import Duplicates
@@ -115,6 +120,13 @@ class CreateDataConfig:
             raise ConfigError(
                 f"--num_votes is {self.num_votes} at --temperature 0: all votes would be the same; "
                 "set a temperature above 0, e.g. 0.7"
+            )
+        check_server_url(self.server_url)
+        tokens = (self.price_per_million_input_tokens, self.price_per_million_output_tokens)
+        if (tokens[0] is None) is not (tokens[1] is None):
+            raise ConfigError(
+                "--price_per_million_input_tokens and --price_per_million_output_tokens belong "
+                "together; pass both or neither"
             )
         if self.engine == "server" and not self.server_url and not self.merge:
             raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from prompt_distillation.checkpoints import DEFAULT_BASE_MODEL
-from prompt_distillation.commands.options import check_range, option
+from prompt_distillation.commands.options import check_range, check_server_url, option
 from prompt_distillation.errors import ConfigError
 
 
@@ -103,6 +103,7 @@ class EvaluateConfig:
         check_range("max_concurrency", self.max_concurrency, low=1)
         if self.engine == "server" and self.server_url is None:
             raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")
+        check_server_url(self.server_url)
         check_range("min_accuracy", self.min_accuracy, low=0.0, high=1.0)
         check_range("max_drop", self.max_drop, low=0.0, high=1.0)
         check_range("min_parse_rate", self.min_parse_rate, low=0.0, high=1.0)

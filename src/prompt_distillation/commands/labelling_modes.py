@@ -132,14 +132,18 @@ def _look(config: CreateDataConfig) -> Look:
             probe_samples=config.probe_samples,
             prices=prices,
         )
+    import torch
+
     from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
 
+    # A cluster's GPUs are elsewhere.
+    has_gpus = config.ray_address is not None or torch.cuda.is_available()
     tokenizer = load_tokenizer(engine_options(config))
     encoder = PromptEncoder(tokenizer, model=config.model_name)
     return Look(
         render=encoder.render,
         count_tokens=lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
         probe_samples=config.probe_samples,
-        gpus=config.tensor_parallel_size,
+        gpus=config.tensor_parallel_size if has_gpus else 0,
         prices=prices,
     )

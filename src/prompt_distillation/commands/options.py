@@ -12,6 +12,7 @@ import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -81,6 +82,19 @@ def check_range(name: str, value: float | None, *, low: float, high: float | Non
     if value < low or (high is not None and value > high):
         allowed = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ConfigError(f"--{name} is {value}; it must be {allowed}")
+
+
+def check_server_url(url: str | None) -> None:
+    """Raise `ConfigError` for a URL that holds a password: manifests and messages would show it."""
+    try:
+        held = url is not None and urlsplit(url).username is not None
+    except ValueError as error:
+        raise ConfigError(f"--server_url is no URL: {error}") from error
+    if held:
+        raise ConfigError(
+            "--server_url holds a user or a password, which would stand in the manifest; leave it "
+            "out: a key is only read from the environment variable OPENAI_API_KEY"
+        )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prompt_distillation.engines import Engine, EngineKind, EngineOptions, open_engine
 from prompt_distillation.engines.scoring import make_label_scorer
+from prompt_distillation.errors import EngineError
 from prompt_distillation.evaluation.latency import Latency, measure_latency
 from prompt_distillation.evaluation.predicting import (
     Asking,
@@ -18,7 +19,7 @@ from prompt_distillation.evaluation.predicting import (
 from prompt_distillation.evaluation.schema import Prediction, Usage
 from prompt_distillation.evaluation.scoring import usage
 from prompt_distillation.evaluation.selection import Selection
-from prompt_distillation.task import Task
+from prompt_distillation.task import RejectReason, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class CellRun:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyPlan:
-    """How latency is measured.
+    """How latency is measured: on the first inputs that the engine could answer.
 
     Attributes:
         samples: queries timed alone, one after the other; also the least number timed together.
@@ -120,7 +121,6 @@ async def _run_cell(
     latency: LatencyPlan,
     startup: float,
 ) -> CellRun:
-    requests = [request_for(item, task=task, asking=plan.asking) for item in selection.items]
     start = time.perf_counter()
     written = await _all(predict(engine, selection.items, task=task, asking=plan.asking))
     used = usage(
@@ -129,6 +129,13 @@ async def _run_cell(
         run_seconds=time.perf_counter() - start,
         startup_seconds=startup,
     )
+    requests = [
+        request_for(item, task=task, asking=plan.asking)
+        for item, prediction in zip(selection.items, written, strict=True)
+        if prediction.reject_reason is not RejectReason.ENGINE_ERROR
+    ]
+    if not requests:
+        raise EngineError(f"{plan.title}: no input could be asked: {written[0].raw_output}")
     few = requests[: latency.samples]
     many = requests[: max(latency.samples, 4 * latency.concurrency)]
     return CellRun(
