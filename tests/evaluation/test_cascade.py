@@ -71,14 +71,15 @@ def test_the_check_counts_every_input_once_and_may_fall_below_the_teacher() -> N
 
 
 def test_halves_do_not_cut_groups() -> None:
-    # In each group one is right where the other is not: with the other half's threshold, all fall.
-    tried = [trial(0.9, True, True, group) for group in ("a", "b") for _ in range(3)]
+    # Halves that cut the groups would both hold wrong answers, and leave everything to the teacher.
+    tried = [trial(0.9, group == "right", True, group) for group in ("right", "wrong") * 4]
 
     found = check(tried)
 
     assert found is not None
-    assert found.student_share == 1.0
-    assert check(tried[:3]) is None
+    assert (found.student_share, found.accuracy) == (0.5, 0.5)
+    assert (found.only_cascade_right, found.only_teacher_right) == (0, 4)
+    assert check([item for item in tried if item.group == "right"]) is None
 
 
 def test_only_what_both_answered_and_gold_judges_counts(make_prediction) -> None:
