@@ -1,5 +1,6 @@
 """`scripts/report.py` as a user runs it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -57,6 +58,16 @@ def test_from_predictions_to_a_page(tmp_path: Path) -> None:
 
     assert again.returncode == 2
     assert "already exists" in again.stderr
+
+    result = json.loads((tmp_path / "result.json").read_text())
+    result |= {"model_path": "none", "config": result["config"] | {"predictions_file": None}}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    card = (tmp_path / "README.md").read_text()
+    other = run("scripts/report.py", *arguments, "--model_card", "--overwrite")
+
+    assert other.returncode == 2
+    assert "would write the metrics of none into the card of" in other.stderr
+    assert (tmp_path / "README.md").read_text() == card
 
 
 def test_a_missing_result_is_one_line(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prompt_distillation.commands.options import option, parse_options
-from prompt_distillation.errors import InputError
+from prompt_distillation.errors import ConfigError, InputError
 from prompt_distillation.files import atomic_writer, refuse_to_overwrite
 
 if TYPE_CHECKING:  # what these import takes longer than --help may
@@ -58,6 +58,8 @@ def main(argv: Sequence[str]) -> int | None:
         refuse_to_overwrite(sorted(config.plots_dir.glob("*.png")), overwrite=config.overwrite)
     results, comparison = _read(config)
     title = _main_title(results, comparison)
+    if config.model_card:
+        _check_card(config, results[title])
     curves = read_curves(config.model_path)
     pictures = plot_all(results, comparison, config.plots_dir)
     page = build_page(
@@ -117,6 +119,21 @@ def _main_title(results: "dict[str, Result]", comparison: "Comparison | None") -
     """Whom the page is about: the distilled student, or the only one there is."""
     student = comparison.cell("student") if comparison else None
     return student.title if student else next(iter(results))
+
+
+def _check_card(config: ReportConfig, result: "Result") -> None:
+    """Keep the metrics of one model out of the card of another.
+
+    By the folders' names: a model may have moved since. Whose predictions a file of predictions
+    holds, nobody knows.
+    """
+    if result.config.get("predictions_file"):
+        return
+    if Path(result.model_path).resolve().name != config.model_path.resolve().name:
+        raise ConfigError(
+            f"--model_card would write the metrics of {result.model_path} into the card of "
+            f"{config.model_path}; pass the folder of the model that was measured as --model_path"
+        )
 
 
 def _publish(config: ReportConfig, result: "Result", title: str) -> list[str]:
