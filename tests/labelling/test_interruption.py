@@ -1,5 +1,7 @@
 """What must never cost a completion: kill -9, two runs at once, a full disk, Ctrl-C."""
 
+import errno
+import fcntl
 import json
 import random
 import resource
@@ -121,6 +123,15 @@ def test_a_whole_run_and_a_shard_of_it_do_not_run_at_once(tmp_path):
     label_one_shard(shard, engine.open, overwrite=False, reporting=QUIET)
     with hold_lock(shard.paths.lock(shard.shard)), pytest.raises(OutputBusyError, match="0-of-2"):
         create_dataset(make_job(tmp_path), engine.open, overwrite=False, reporting=QUIET)
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OutputWriteError, match="file system with locks"), hold_lock(tmp_path / "l"):
+        pass
 
 
 def test_a_full_disk_is_one_clear_error_and_costs_nothing(tmp_path):

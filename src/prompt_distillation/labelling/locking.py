@@ -18,7 +18,7 @@ def hold_lock(path: Path) -> Iterator[None]:
 
     Raises:
         OutputBusyError: another process holds it; the message says which, where and since when.
-        OutputWriteError: the file cannot be written.
+        OutputWriteError: the file cannot be written, or its file system has no locks.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,10 +26,7 @@ def hold_lock(path: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputWriteError(f"cannot write {path}: {error.strerror}") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputBusyError(_busy(path)) from error
+        _lock(descriptor, fcntl.LOCK_EX, path)
         _write_holder(descriptor, path)
         yield
     finally:
@@ -43,11 +40,21 @@ def refuse_if_held(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputBusyError(_busy(path)) from error
+        _lock(descriptor, fcntl.LOCK_SH, path)
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, kind: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputBusyError(_busy(path)) from error
+    except OSError as error:  # Lustre, mounted without -o flock, answers ENOSYS
+        raise OutputWriteError(
+            f"cannot lock {path}: {error.strerror}; put --output_file on a file system with locks "
+            "(a local disk; Lustre mounted with -o flock)"
+        ) from error
 
 
 def _write_holder(descriptor: int, path: Path) -> None:
