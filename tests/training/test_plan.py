@@ -3,8 +3,10 @@ from rich.console import Console
 
 from prompt_distillation.commands.train import TrainConfig
 from prompt_distillation.commands.train_settings import run_settings
+from prompt_distillation.training.batches import MicroBatch
 from prompt_distillation.training.memory import GIB
 from prompt_distillation.training.plan import plan_run, show_plan
+from prompt_distillation.training.proposal import _adapter, _one_row_a_pass
 
 
 @pytest.fixture
@@ -37,20 +39,60 @@ def test_what_nothing_helps_gets_no_proposal(settings):
     assert hopeless.proposal is None
 
 
-def test_four_bits_are_proposed_before_the_adapter_shrinks_and_their_saving_is_said(
+def test_the_proposal_is_the_account_of_the_run_with_its_flags_and_has_none_to_spare(
     settings, capsys
 ):
-    config = TrainConfig(
-        train_file=settings.train_file, model_name=settings.model.name, load_in_4bit=True
-    )
-    quantised = plan_run(
-        run_settings(config, {"optim": "adamw_8bit"}, None), capacity_gib=80.0, on_gpu=False
-    )
+    quantised = plan_run(with_flags(settings, load_in_4bit=True), capacity_gib=80.0, on_gpu=False)
     just_enough = quantised.account.total / GIB / 0.95 * 1.001
-    flags, total = plan_run(settings, capacity_gib=just_enough, on_gpu=False).proposal
-    assert flags[-1] == "--load_in_4bit"
-    assert total == quantised.account.total
+    plan = plan_run(settings, capacity_gib=just_enough, on_gpu=False)
+    # The steps before it in the list do not help enough, and are not asked for beside it.
+    assert plan.proposal == (
+        ["--lora_expert_rank none", "--load_in_4bit"], quantised.account.total,
+    )  # fmt: skip
     show_plan(Console(), quantised)
     assert "4 bits save" in capsys.readouterr().out
     saved = quantised.base_unquantised.total - quantised.base.total
     assert 0 < saved < quantised.base_unquantised.total
+
+
+def test_smaller_batches_and_an_adapter_are_counted_with_all_that_follows_from_them(settings):
+    full = with_flags(settings, use_lora=False, max_length=256)
+    counted = {
+        name: plan_run(changed, capacity_gib=80.0, on_gpu=True).account.total
+        for name, changed in {
+            "full": full,
+            "one row": with_flags(
+                settings, use_lora=False, max_length=256, per_device_train_batch_size=1,
+                gradient_accumulation_steps=16,
+            ),
+            "adapter": with_flags(settings, max_length=256),
+        }.items()
+    }  # fmt: skip
+    total = {}
+    for way in (_one_row_a_pass, _adapter):
+        flags, changed = way(full)
+        total[flags] = plan_run(changed, capacity_gib=80.0, on_gpu=True).account.total
+    assert total == {
+        "--per_device_train_batch_size 1 --gradient_accumulation_steps 16": counted["one row"],
+        # On a GPU the frozen base is in bfloat16.
+        "--use_lora true": counted["adapter"],
+    }
+    assert counted["adapter"] < counted["full"]
+
+
+def test_steps_of_a_cut_run_of_a_part_of_an_epoch_and_of_packed_rows(settings):
+    def planned(sft, **flags):
+        return plan_run(with_flags(settings, sft, **flags), capacity_gib=80.0, on_gpu=False)
+
+    assert planned({"max_steps": 2}).steps == 2
+    assert planned({}, num_train_epochs=0.5).steps == 2  # of 3 in an epoch
+    packed = planned({"packing": True}, max_length=64)
+    sequences = -(-packed.tokens // 64)
+    assert packed.micro_batch == MicroBatch(4, 4)
+    assert packed.steps == -(-sequences // 16)
+    assert packed.tokens_per_step == pytest.approx(16 * 64, rel=0.1)
+
+
+def with_flags(settings, sft=None, **flags):
+    config = TrainConfig(train_file=settings.train_file, model_name=settings.model.name, **flags)
+    return run_settings(config, sft or {}, None)

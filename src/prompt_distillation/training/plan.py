@@ -1,6 +1,6 @@
 """A plan before the run: steps, tokens, memory, time, and the flags that make it fit the card."""
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,10 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from prompt_distillation.errors import ModelError
-from prompt_distillation.training.adapter import LoraSettings
-from prompt_distillation.training.batches import MicroBatch, fill_micro_batch
+from prompt_distillation.training.batches import MicroBatch
 from prompt_distillation.training.encode import IGNORED, EncodedRows, encode_rows, end_of_turn_ids
-from prompt_distillation.training.fourbit import FourBitSettings
 from prompt_distillation.training.loading import load_tokenizer
 from prompt_distillation.training.memory import (
     GIB,
@@ -21,22 +19,19 @@ from prompt_distillation.training.memory import (
     base_weights,
     meta_model,
 )
+from prompt_distillation.training.proposal import propose
 from prompt_distillation.training.quantisation import BaseBytes
 from prompt_distillation.training.rows import read_chat_rows
-from prompt_distillation.training.run import RunSettings
-from prompt_distillation.training.targets import ALL_LINEAR, ATTENTION
+from prompt_distillation.training.run import RunSettings, micro_batch
 
 SPARE = 0.05
 """Share of a card kept free: the allocator's fragments, which no account can know."""
 
 ASSUMED_UTILISATION = 0.15
-"""Model-FLOPs utilisation that the time estimate assumes: folded experts leave it low."""
+"""Model-FLOPs utilisation that the time estimate assumes: a cautious guess, not a measurement."""
 
 WITHIN_OTHERS = {"held_gradients", "layer"}
 """Parts of the account that are parts of `gradients` and `layers`."""
-
-SMALL_RANK = 8
-REFERENCE_LORA = LoraSettings(rank=32, alpha=16, expert_rank=None, targets=ALL_LINEAR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +43,7 @@ class RunPlan:
         tokens: of them, per epoch.
         micro_batch: how a step is cut.
         steps: optimizer steps of the whole run.
+        tokens_per_step: in each of them, on average.
         account: bytes per device.
         base: of it, the base model's weights, by what they are.
         base_unquantised: the same without 4 bits.
@@ -61,6 +57,7 @@ class RunPlan:
     tokens: int
     micro_batch: MicroBatch
     steps: int
+    tokens_per_step: float
     account: MemoryAccount
     base: BaseBytes
     base_unquantised: BaseBytes
@@ -97,25 +94,39 @@ def plan_run(settings: RunSettings, *, capacity_gib: float, on_gpu: bool) -> Run
         read_chat_rows(settings.train_file), tokenizer,
         stop_ids=end_of_turn_ids(tokenizer, generation), max_length=settings.max_length,
     )  # fmt: skip
-    micro_batch = _micro_batch(settings, data)
-    plan = _memory_plan(settings, data, micro_batch, on_gpu=on_gpu)
+    plan = _memory_plan(settings, data, on_gpu=on_gpu)
     counted = account(config, plan)
     capacity = capacity_gib * GIB
-    rows_per_step = micro_batch.rows * micro_batch.accumulation_steps
-    steps = -(-len(data.rows) // rows_per_step) * float(settings.sft["num_train_epochs"])
-    needs_help = counted.total > capacity * (1 - SPARE)
+    limit = capacity * (1 - SPARE)
+    batch = micro_batch(settings, data)
+    steps, tokens_per_step = _steps(settings, data, batch)
+
+    def total(changed: RunSettings) -> float:
+        return account(config, _memory_plan(changed, data, on_gpu=on_gpu)).total
+
     return RunPlan(
         rows=len(data.rows),
         tokens=data.tokens,
-        micro_batch=micro_batch,
-        steps=max(1, int(steps)),
+        micro_batch=batch,
+        steps=steps,
+        tokens_per_step=tokens_per_step,
         account=counted,
         base=base_weights(config, plan),
         base_unquantised=base_weights(config, replace(plan, four_bit=None)),
         capacity=capacity,
-        proposal=_proposal(config, plan, capacity, settings) if needs_help else None,
-        seconds=_seconds(config, plan, data.tokens, settings),
+        proposal=propose(settings, total, limit=limit) if counted.total > limit else None,
+        seconds=_seconds(config, plan, steps * tokens_per_step),
     )
+
+
+def _steps(settings: RunSettings, data: EncodedRows, batch: MicroBatch) -> tuple[int, float]:
+    """Optimizer steps of the run, and tokens in each."""
+    rows = -(-data.tokens // settings.max_length) if settings.packing else len(data.rows)
+    rows_per_step = batch.rows * batch.accumulation_steps
+    an_epoch = -(-rows // rows_per_step)
+    asked = int(settings.sft.get("max_steps", -1))
+    steps = asked if asked > 0 else math.ceil(an_epoch * float(settings.sft["num_train_epochs"]))
+    return steps, data.tokens * rows_per_step / rows
 
 
 def show_plan(console: Console, plan: RunPlan) -> None:
@@ -144,7 +155,7 @@ def show_plan(console: Console, plan: RunPlan) -> None:
     console.print(
         f"{plan.rows:,} rows, {plan.tokens:,} tokens an epoch; {plan.steps:,} optimizer steps of "
         f"{batch.rows} rows x {batch.accumulation_steps} pass(es), "
-        f"{plan.tokens * batch.rows * batch.accumulation_steps / plan.rows:,.0f} tokens each"
+        f"{plan.tokens_per_step:,.0f} tokens each"
     )
     if plan.seconds is not None:
         console.print(f"about {plan.seconds / 60:.0f} minutes on this GPU")
@@ -152,7 +163,7 @@ def show_plan(console: Console, plan: RunPlan) -> None:
     console.print(f"{verdict} a device with {plan.capacity / GIB:.0f} GiB")
     if plan.proposal is not None:
         flags, total = plan.proposal
-        console.print(f"with {' '.join(flags)}: {total / GIB:.1f} GiB")
+        console.print(f"with {' '.join(flags)}: {total / GIB:.1f} GiB", soft_wrap=True)
     elif not plan.fits:
         console.print(
             "no flag makes it fit one device; use more of them with "
@@ -160,24 +171,10 @@ def show_plan(console: Console, plan: RunPlan) -> None:
         )
 
 
-def _micro_batch(settings: RunSettings, data: EncodedRows) -> MicroBatch:
-    rows = settings.sft["per_device_train_batch_size"]
-    accumulation = settings.sft["gradient_accumulation_steps"]
-    if settings.max_tokens_per_pass is None:
-        return MicroBatch(rows, accumulation)
-    return fill_micro_batch(
-        data.lengths(), rows=rows, accumulation_steps=accumulation,
-        max_tokens=settings.max_tokens_per_pass,
-    )  # fmt: skip
-
-
-def _memory_plan(
-    settings: RunSettings, data: EncodedRows, batch: MicroBatch, *, on_gpu: bool
-) -> Plan:
-    # The longest rows may meet in one pass; without filling they are padded to the longest.
-    longest = sorted(data.rows, key=lambda row: len(row.input_ids), reverse=True)[: batch.rows]
-    lengths = [len(row.input_ids) for row in longest]
-    padded = settings.max_tokens_per_pass is None
+def _memory_plan(settings: RunSettings, data: EncodedRows, *, on_gpu: bool) -> Plan:
+    batch = micro_batch(settings, data)
+    lengths, trained = _fullest_pass(settings, data, batch.rows)
+    padded = settings.max_tokens_per_pass is None and not settings.packing
     half = settings.model.dtype in {"bfloat16", "float16"} or (
         settings.model.dtype == "auto" and on_gpu and settings.lora is not None
     )
@@ -185,7 +182,7 @@ def _memory_plan(
         base_dtype_bytes=2 if half else 4,
         lora=settings.lora,
         tokens_per_pass=max(lengths) * len(lengths) if padded else sum(lengths),
-        trained_tokens_per_pass=sum(sum(i != IGNORED for i in row.labels) for row in longest),
+        trained_tokens_per_pass=trained,
         mask_entries=_mask_entries(settings, lengths, padded=padded),
         passes=batch.accumulation_steps,
         gradient_checkpointing=bool(settings.sft["gradient_checkpointing"]),
@@ -195,6 +192,17 @@ def _memory_plan(
     )
 
 
+def _fullest_pass(settings: RunSettings, data: EncodedRows, rows: int) -> tuple[list[int], int]:
+    """Lengths of the rows that may meet in one pass, and their trained tokens."""
+    if settings.packing:
+        tokens = min(data.tokens, rows * settings.max_length)
+        return [tokens], round(tokens * data.trained_tokens / data.tokens)
+    # The longest ones; without filling they are padded to the longest.
+    longest = sorted(data.rows, key=lambda row: len(row.input_ids), reverse=True)[:rows]
+    trained = sum(label != IGNORED for row in longest for label in row.labels)
+    return [len(row.input_ids) for row in longest], trained
+
+
 def _mask_entries(settings: RunSettings, lengths: list[int], *, padded: bool) -> int:
     """Rows end to end are kept apart by a mask over pairs of tokens, unless by flash kernels."""
     if "flash" in settings.model.attention:
@@ -202,66 +210,7 @@ def _mask_entries(settings: RunSettings, lengths: list[int], *, padded: bool) ->
     return len(lengths) * max(lengths) ** 2 if padded else sum(lengths) ** 2
 
 
-def _proposal(
-    config: Any, plan: Plan, capacity: float, settings: RunSettings
-) -> tuple[list[str], float] | None:
-    """The first of the known ways, one on top of the other, with which the run fits."""
-    flags: list[str] = []
-    for flag, changed in _ways_out(plan, settings):
-        plan = changed
-        flags.append(flag)
-        total = account(config, plan).total
-        if total <= capacity * (1 - SPARE):
-            return flags, total
-    return None
-
-
-def _ways_out(plan: Plan, settings: RunSettings) -> Iterator[tuple[str, Plan]]:
-    """Flags and the plan with them, the ones that cost least first."""
-    if plan.lora is not None and plan.lora.expert_rank is not None:
-        plan = replace(plan, lora=replace(plan.lora, expert_rank=None))
-        yield "--lora_expert_rank none", plan
-    if not plan.gradient_checkpointing:
-        plan = replace(plan, gradient_checkpointing=True)
-        yield "--gradient_checkpointing true", plan
-    if "8bit" not in plan.optimizer:
-        plan = replace(plan, optimizer="adamw_8bit")
-        yield "--optim adamw_8bit", plan
-    rows = settings.sft["per_device_train_batch_size"]
-    if rows > 1:
-        accumulation = settings.sft["gradient_accumulation_steps"] * rows
-        tokens = min(plan.tokens_per_pass, settings.max_length)
-        plan = replace(plan, tokens_per_pass=tokens)
-        yield (
-            f"--per_device_train_batch_size 1 --gradient_accumulation_steps {accumulation}",
-            plan,
-        )
-    yield from _smaller_weights(plan)
-
-
-def _smaller_weights(plan: Plan) -> Iterator[tuple[str, Plan]]:
-    """What costs quality: the base in four bits, then fewer trained parameters."""
-    lora = plan.lora
-    if lora is None:
-        lora = REFERENCE_LORA
-        plan = replace(plan, lora=lora)
-        yield "--use_lora true", plan
-    four_bit = plan.four_bit
-    if four_bit is None:
-        four_bit = FourBitSettings()
-        plan = replace(plan, four_bit=four_bit)
-        yield "--load_in_4bit", plan
-    if not four_bit.double_quant:
-        plan = replace(plan, four_bit=replace(four_bit, double_quant=True))
-        yield "--use_bnb_nested_quant", plan
-    if lora.rank > SMALL_RANK:
-        lora = replace(lora, rank=SMALL_RANK)
-        plan = replace(plan, lora=lora)
-        yield f"--lora_rank {SMALL_RANK}", plan
-        yield "--lora_targets attention", replace(plan, lora=replace(lora, targets=ATTENTION))
-
-
-def _seconds(config: Any, plan: Plan, tokens: int, settings: RunSettings) -> float | None:
+def _seconds(config: Any, plan: Plan, tokens: float) -> float | None:
     import torch
 
     from prompt_distillation.training.flops import peak_flops, training_flops_per_token
@@ -274,5 +223,4 @@ def _seconds(config: Any, plan: Plan, tokens: int, settings: RunSettings) -> flo
     per_token = training_flops_per_token(
         meta_model(config, plan.lora, dtype_bytes=plan.base_dtype_bytes)
     )
-    epochs = float(settings.sft["num_train_epochs"])
-    return tokens * epochs * per_token / (peak * ASSUMED_UTILISATION)
+    return tokens * per_token / (peak * ASSUMED_UTILISATION)

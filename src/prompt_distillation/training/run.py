@@ -82,6 +82,11 @@ class RunSettings:
     patience: int | None
     record: Mapping[str, Any]
 
+    @property
+    def packing(self) -> bool:
+        """Whether TRL joins rows to sequences of ``max_length`` tokens."""
+        return bool(self.sft.get("packing", False))
+
 
 def train(settings: RunSettings, console: Console) -> RunResult:
     """Train, save, and return the figures.
@@ -185,9 +190,9 @@ def _build_trainer(
     from prompt_distillation.training.progress import LossFile, ProgressLine
     from prompt_distillation.training.trainer import AnswerTrainer
 
-    micro_batch = _micro_batch(settings, arguments, data)
-    arguments.per_device_train_batch_size = micro_batch.rows
-    arguments.gradient_accumulation_steps = micro_batch.accumulation_steps
+    batch = micro_batch(settings, data.train)
+    arguments.per_device_train_batch_size = batch.rows
+    arguments.gradient_accumulation_steps = batch.accumulation_steps
     # Rows arrive encoded and short enough, and are laid end to end, each attending to itself.
     arguments.padding_free = settings.max_tokens_per_pass is not None and not arguments.packing
     arguments.max_length = settings.max_length if arguments.packing else None
@@ -214,12 +219,15 @@ def _build_trainer(
     return trainer
 
 
-def _micro_batch(settings: RunSettings, arguments: Any, data: TrainingData) -> MicroBatch:
-    asked = MicroBatch(arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps)
-    if settings.max_tokens_per_pass is None or arguments.packing:
+def micro_batch(settings: RunSettings, rows: EncodedRows) -> MicroBatch:
+    """How an optimizer step on ``rows`` is cut into passes: as asked for, or filled."""
+    asked = MicroBatch(
+        settings.sft["per_device_train_batch_size"], settings.sft["gradient_accumulation_steps"]
+    )
+    if settings.max_tokens_per_pass is None or settings.packing:
         return asked
     return fill_micro_batch(
-        data.train.lengths(),
+        rows.lengths(),
         rows=asked.rows,
         accumulation_steps=asked.accumulation_steps,
         max_tokens=settings.max_tokens_per_pass,
