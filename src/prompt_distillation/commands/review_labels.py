@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int | None:
     config = parse_options(ReviewConfig, argv, description=DESCRIPTION)
     if not config.list and not sys.stdin.isatty():
         raise ConfigError("there is no terminal to decide in; pass --list to print the disputes")
-    from prompt_distillation.labelling.disputes import Doubt, conversation_of, find_disputes
+    from prompt_distillation.labelling.disputes import Doubt, conversation_key, find_disputes
 
     task = load_task(config.task)
     records = sibling(config.dataset, "records")
@@ -47,11 +47,11 @@ def main(argv: Sequence[str]) -> int | None:
         raise InputError(f"no records at {records}; --dataset must be one create_data.py wrote")
     corrections = sibling(config.dataset, "corrections")
     earlier = read_jsonl(corrections) if corrections.exists() else ()
-    decided = {conversation_of(row) for _, row in earlier}
+    decided = {conversation_key(row) for _, row in earlier}
     doubts = [Doubt(kind) for kind in (KINDS if config.show == "all" else (config.show,))]
     shown = written = 0
     for dispute in find_disputes(records, doubts):
-        if conversation_of(dispute.record) in decided:
+        if conversation_key(dispute.record) in decided:
             continue
         shown += 1
         _print(dispute.record, f"{dispute.doubt}: {dispute.evidence}", number=shown)

@@ -53,13 +53,13 @@ def find_disputes(records_path: Path, doubts: Iterable[Doubt]) -> Iterator[Dispu
     seen: set[str] = set()
     for doubt in doubts:
         for dispute in _disputes_by(doubt, records_path):
-            key = conversation_of(dispute.record)
+            key = conversation_key(dispute.record)
             if key not in seen:
                 seen.add(key)
                 yield dispute
 
 
-def conversation_of(row: Mapping[str, Any]) -> str:
+def conversation_key(row: Mapping[str, Any]) -> str:
     """What a record, or a correction, is about: equal for an input and its duplicates."""
     return json.dumps([row.get("history") or [], normalise(str(row.get("text")))])
 
