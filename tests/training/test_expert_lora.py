@@ -277,6 +277,16 @@ def test_a_model_with_experts_of_its_own_making_is_an_obstacle():
     assert "Qwen3MoeExperts has a forward pass of its own" in find_obstacle(model, targets)
 
 
+def test_experts_spread_over_devices_are_an_obstacle_and_no_mark_of_it_is_none():
+    model = build_student("qwen3_moe", 400)
+    targets = find_targets(model, "all-linear")
+    for layer in model.model.layers:
+        del layer.mlp.experts._is_expert_parallel  # as before transformers 5.19
+    assert find_obstacle(model, targets) is None
+    model.model.layers[1].mlp.experts._is_expert_parallel = True
+    assert "spread over several devices" in find_obstacle(model, targets)
+
+
 def test_a_dense_model_has_nothing_to_choose():
     model = build_student("qwen3", 400)
     targets = find_targets(model, "all-linear")

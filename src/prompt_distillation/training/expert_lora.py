@@ -94,7 +94,8 @@ def find_obstacle(model: Any, targets: Targets) -> str | None:
         # What transformers' decorator `use_experts_implementation` gives to a module (5.19).
         if not {"has_gate", "has_bias", "is_transposed"} <= vars(module).keys():
             return f"{type(module).__name__} has a forward pass of its own in transformers"
-        if module._is_expert_parallel:
+        # transformers marks them from 5.19 on.
+        if vars(module).get("_is_expert_parallel", False):
             return "the experts are spread over several devices"
     return None
 
