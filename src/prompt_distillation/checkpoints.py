@@ -54,8 +54,12 @@ def resolve_model(model_path: str, base_model: str | None = None) -> ResolvedMod
     return ResolvedModel(base=model_path)
 
 
-def check_model(model: str) -> None:
+def check_model(model: str, *, weights: bool = True) -> None:
     """See that ``model`` may be a full model: a hub name, or a folder with config and weights.
+
+    Args:
+        model: what was named.
+        weights: False where the configuration is enough.
 
     Raises:
         ModelError: it is a path, and there is no full model.
@@ -77,7 +81,7 @@ def check_model(model: str) -> None:
             f"no model at {model}: neither {MODEL_CONFIG} nor {ADAPTER_CONFIG} is in it; a folder "
             "that train_sft_trl.py or save_pretrained wrote is wanted"
         )
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+    if weights and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelError(f"the model at {model} is incomplete: {MODEL_CONFIG} without any weights")
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -307,3 +308,13 @@ def test_a_dry_run_counts_and_proposes_and_writes_nothing(tmp_path, train_file, 
     assert "4 optimizer steps of 16 rows x 1 pass(es)" in printed
     assert "fits a device with 80 GiB" in printed
     assert not output_dir.exists()
+
+
+def test_a_plan_needs_neither_weights_nor_bitsandbytes(tmp_path, train_file, student, monkeypatch):
+    shapes = tmp_path / "shapes"
+    shutil.copytree(student, shapes, ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # what cannot be imported
+    asked = flags(train_file, shapes, tmp_path / "run", "--load_in_4bit", "--optim=adamw_8bit")
+    assert main([*asked, "--dry_run"]) == 0
+    with pytest.raises(ModelError, match="without any weights"):
+        main(asked)

@@ -139,10 +139,10 @@ def main(argv: Sequence[str]) -> int | None:
     _keep_to_one_gpu(os.environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Checked before the libraries load: a wrong path answers at once.
-    check_model(config.model_name)
+    check_model(config.model_name, weights=not config.dry_run)
     eval_file = held_out_file(config)
     require_file(config.train_file)
-    require_bitsandbytes(config)
+    require_bitsandbytes(config, extra)
 
     from rich.console import Console
 

@@ -144,12 +144,16 @@ def sft_values(
     return values | dict(options)
 
 
-def require_bitsandbytes(config: "TrainConfig") -> None:
-    """Raise `ConfigError` where 4-bit training is asked for and cannot be had."""
+def require_bitsandbytes(config: "TrainConfig", options: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where 4-bit weights or an 8-bit optimizer cannot be had."""
+    optimizer = str(options.get("optim", ""))
+    wanted = ["--load_in_4bit"] if config.load_in_4bit else []
+    # PyTorch's own 8-bit AdamW (adamw_torch_8bit) is torchao's.
+    if any(part in optimizer for part in ("8bit", "paged", "bnb")) and "torch" not in optimizer:
+        wanted.append(f"--optim {optimizer}")
     # The plan counts from shapes alone.
-    wanted = config.load_in_4bit and not config.dry_run
-    if wanted and importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError("--load_in_4bit needs the package bitsandbytes: pip install bitsandbytes")
+    if wanted and not config.dry_run and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(f"{wanted[0]} needs the package bitsandbytes: pip install bitsandbytes")
 
 
 def require_file(path: Path) -> None:

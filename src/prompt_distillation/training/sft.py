@@ -6,7 +6,6 @@ and fields that would undo what this package promises are errors before a model 
 
 import dataclasses
 import difflib
-import importlib.util
 import logging
 import types
 import warnings
@@ -57,17 +56,7 @@ def check_sft_options(options: Mapping[str, Any], *, own_names: frozenset[str]) 
             hint = f"did you mean {close[0]!r}?" if close else "see --help, or TRL's SFTConfig"
             raise ConfigError(f"unknown flag or key {name!r}; {hint}")
         converted[name] = _convert(name, value, hints[name])
-    _require_bitsandbytes(str(converted.get("optim", "")))
     return converted
-
-
-def _require_bitsandbytes(optimizer: str) -> None:
-    # PyTorch's own 8-bit AdamW (adamw_torch_8bit) is torchao's.
-    needs = any(part in optimizer for part in ("8bit", "paged", "bnb")) and "torch" not in optimizer
-    if needs and importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            f"--optim {optimizer} needs the package bitsandbytes: pip install -e '.[gpu]'"
-        )
 
 
 def build_sft_config(values: Mapping[str, Any]) -> Any:
