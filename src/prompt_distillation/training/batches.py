@@ -2,9 +2,9 @@
 
 An optimizer step of 4 rows x 4 accumulation steps takes the gradient of the mean loss over the
 labelled tokens of all 16 rows (transformers divides by their number over the whole step). The same
-16 rows laid end to end in one pass, each attending to itself only, have the same gradient. Since a
-pass over mixture-of-experts layers with adapters costs nearly the same for 100 tokens as for 1,000
-(PEFT folds the update into the whole expert stack), one full pass beats four thin ones.
+16 rows laid end to end in one pass, each attending to itself only, have the same gradient. A pass
+reads every weight, and in a mixture of experts nearly all of them for few tokens as for many; with
+folded adapters it writes them anew, too. So one full pass beats four thin ones.
 """
 
 from collections.abc import Sequence

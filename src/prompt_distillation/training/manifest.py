@@ -25,7 +25,7 @@ class RunResult:
     Attributes:
         rows: trained on, per epoch.
         steps: optimizer steps, those before the run was resumed included.
-        rows_seen: rows of the steps since then, times the epochs.
+        rows_seen: rows of the steps since then; a row counts once in each epoch.
         seconds: of the training loop since then, looks at the held-out rows included.
         train_loss: mean over the run, nats per trained token.
         held_out_loss: before, and of the weights kept, nats per trained token; None without

@@ -65,12 +65,14 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         num_items_in_batch: Any = None,
     ) -> Any:
         """Mean negative log-likelihood of the labelled tokens, in nats per token."""
-        labelled = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        held_out = not self.model.training and not return_outputs
+        # Only there: to read a number off a GPU is to wait for all that it has to do.
+        labelled = int((inputs["labels"][:, 1:] != IGNORED).sum()) if held_out else 0
         if self._projects_only_labelled and not return_outputs:
             loss = self._loss_of_labelled(model, inputs, num_items_in_batch)
         else:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if not self.model.training and not return_outputs:
+        if held_out:
             self._held_out_nll += float(loss.detach()) * labelled
             self._held_out_tokens += labelled
         return loss
