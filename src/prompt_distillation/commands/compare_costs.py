@@ -47,10 +47,10 @@ def make_bill(config: CompareConfig, cells: "tuple[Cell, ...]") -> "Bill | None"
     teacher, student = costs.get("teacher"), costs.get("student")
     if teacher is None or student is None:
         return None
-    return reckon(teacher, student, training_cost=_training_cost(config), currency=config.currency)
+    return reckon(teacher, student, training_cost=training_cost(config), currency=config.currency)
 
 
-def _training_cost(config: CompareConfig) -> float:
+def training_cost(config: CompareConfig) -> float:
     """What labelling and training cost: as told, or their hours at the machine's price."""
     if config.training_cost is not None:
         return config.training_cost
@@ -58,9 +58,25 @@ def _training_cost(config: CompareConfig) -> float:
         logger.warning("The cost of labelling and training is taken as 0; see --training_cost.")
         return 0.0
     labelling = sibling(config.train_data_file, "manifest")
+    _warn_of_other_runs(labelling)
     training = Path(config.student_path) / "training_manifest.json"
     seconds = _seconds_of(labelling) + _seconds_of(training, "result")
     return seconds / 3600 * config.price_per_hour
+
+
+def _warn_of_other_runs(path: Path) -> None:
+    """Say if the dataset was not labelled in the run whose hours its manifest records."""
+    try:
+        fields: Any = read_json(path)
+        made, of = fields["requests_made"], fields["counts"]["requests"]
+    except (InputError, KeyError, TypeError):
+        return  # that there are no hours either is told with them
+    if made < of:
+        logger.warning(
+            "%s is of a run that made %d of %d requests (it was resumed, or merged shards): the "
+            "hours of the others are not on the bill; see --training_cost.",
+            path, made, of,
+        )  # fmt: skip
 
 
 def _seconds_of(path: Path, *keys: str) -> float:

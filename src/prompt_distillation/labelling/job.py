@@ -66,6 +66,7 @@ class Job:
         counts: Counts,
         dataset_sha256: str,
         seconds: float,
+        requests_made: int,
         config: dict[str, object],
     ) -> dict[str, object]:
         """What stands beside the dataset.
@@ -75,6 +76,7 @@ class Job:
             counts: of the dataset.
             dataset_sha256: of the dataset's file.
             seconds: this run took.
+            requests_made: in that time; the others of the dataset were in the journal before.
             config: the command's own configuration, as it was resolved.
         """
         return {
@@ -98,6 +100,7 @@ class Job:
             "dataset_sha256": dataset_sha256,
             "counts": counts.as_dict(),
             "seconds": round(seconds, 3),
+            "requests_made": requests_made,
             "settings": settings,
             "config": config,
             "provenance": provenance(),

@@ -37,6 +37,21 @@ class Reporting:
     config: dict[str, object]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Note:
+    """What the manifest says of the run itself.
+
+    Attributes:
+        started: by `time.monotonic`, in seconds.
+        found: requests that were in the journal before.
+        config: see `Reporting`.
+    """
+
+    started: float
+    found: int
+    config: dict[str, object]
+
+
 def create_dataset(
     job: Job, open_teacher: OpenTeacher, *, overwrite: bool, reporting: Reporting
 ) -> Counts | None:
@@ -59,8 +74,9 @@ def create_dataset(
             logger.info("%s is finished already; nothing to do", job.paths.dataset)
             return None
         with _open_journal(job, writable=True) as journal:
+            note = _Note(started=started, found=len(journal), config=reporting.config)
             label_shard(job, census, journal, open_teacher, reporting)
-            return _build(job, journal, settings, corrections, (started, reporting.config))
+            return _build(job, journal, settings, corrections, note)
 
 
 def label_one_shard(
@@ -97,7 +113,8 @@ def merge_shards(job: Job, *, overwrite: bool, reporting: Reporting) -> Counts |
             logger.info("%s is finished already; nothing to do", job.paths.dataset)
             return None
         with _open_journal(job, writable=False) as journal:
-            return _build(job, journal, settings, corrections, (started, reporting.config))
+            note = _Note(started=started, found=len(journal), config=reporting.config)
+            return _build(job, journal, settings, corrections, note)
 
 
 def label_shard(
@@ -186,10 +203,9 @@ def _build(
     journal: Journal,
     settings: dict[str, object],
     corrections: Corrections,
-    note: tuple[float, dict[str, object]],
+    note: _Note,
 ) -> Counts:
-    """Write the dataset's files; ``note`` is when the run started and its configuration."""
-    started, config = note
+    """Write the dataset's files."""
     builder = DatasetBuilder(
         paths=job.paths,
         journal=journal,
@@ -207,8 +223,9 @@ def _build(
                 settings=settings,
                 counts=counts,
                 dataset_sha256=sha256,
-                seconds=time.monotonic() - started,
-                config=config,
+                seconds=time.monotonic() - note.started,
+                requests_made=len(journal) - note.found,
+                config=note.config,
             ),
         )
     except UnfinishedError as error:
