@@ -17,6 +17,7 @@ from prompt_distillation.engines import (
     open_engine,
     stream,
 )
+from prompt_distillation.engines.base import RequestRefusedError
 from prompt_distillation.engines.server import Backoff, ServerEngine, retry_after_seconds
 from prompt_distillation.errors import EngineError
 
@@ -87,7 +88,7 @@ async def test_a_request_that_always_fails_ends_with_its_reason() -> None:
 async def test_what_the_server_refuses_is_not_sent_again() -> None:
     async with faulty_proxy(fixed(400, b'{"error": {"message": "too long: 9 > 8"}}')) as proxy:
         engine = engine_at(proxy.url)
-        with pytest.raises(RequestFailedError, match="HTTP 400: too long: 9 > 8"):
+        with pytest.raises(RequestRefusedError, match="HTTP 400: too long: 9 > 8"):
             await engine.complete(ask("hello"))
         await engine.aclose()
     assert proxy.seen["fine"] == 1

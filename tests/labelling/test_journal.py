@@ -20,7 +20,9 @@ def attempt(text: str = "fr", **places) -> Attempt:
 
 def test_what_was_appended_is_read_back(tmp_path):
     path = tmp_path / "a.jsonl"
-    failed = Attempt(vote=1, attempt=2, temperature=0.5, max_tokens=8, error="no route")
+    failed = Attempt(
+        vote=1, attempt=2, temperature=0.5, max_tokens=8, error="no route", refused=True
+    )
     with open_journal(IDENTITY, writable=path, others=[]) as journal:
         journal.append(KEY, attempt())
         journal.append(KEY, failed)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from labelling.scripted import LANGUAGE_TASK, answer, completion
 
@@ -67,6 +69,25 @@ def test_a_failed_request_rejects_without_another():
     assert verdict.reject_reason is RejectReason.ENGINE_ERROR
     assert verdict.decisive.error == "connection cut"
     assert len(asked) == 1
+
+
+def test_a_retry_that_is_refused_leaves_the_reason_of_the_attempt_before():
+    judge = ballots(max_retries=3)
+    (first,) = judge.assess([])
+    attempts = [made(first, CUT)]
+    (retry,) = judge.assess(attempts)
+    refused = replace(made(retry, "HTTP 400: max_tokens is too large"), refused=True)
+    verdict = judge.assess([*attempts, refused])
+    assert isinstance(verdict, Verdict)
+    assert verdict.reject_reason is RejectReason.LENGTH
+    # One that only failed may go better in the next run, which asks again for engine errors.
+    failed = judge.assess([*attempts, made(retry, "connection cut")])
+    assert isinstance(failed, Verdict)
+    assert failed.reject_reason is RejectReason.ENGINE_ERROR
+    # Nothing was ever read of an input whose first request is refused.
+    only = judge.assess([replace(made(first, "HTTP 400"), refused=True)])
+    assert isinstance(only, Verdict)
+    assert only.reject_reason is RejectReason.ENGINE_ERROR
 
 
 def test_voting_stops_when_the_rest_cannot_change_the_majority():

@@ -31,6 +31,10 @@ class RequestFailedError(EngineError):
     """One request could not be completed, after the engine's own retries; others may go on."""
 
 
+class RequestRefusedError(RequestFailedError):
+    """The engine will not take this request, however often it is sent."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """How one completion is drawn.

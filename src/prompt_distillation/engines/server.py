@@ -27,6 +27,7 @@ from prompt_distillation.engines.base import (
     EngineOptions,
     Request,
     RequestFailedError,
+    RequestRefusedError,
 )
 from prompt_distillation.engines.limiter import AdaptiveLimiter, Slot
 from prompt_distillation.errors import EngineError
@@ -208,7 +209,7 @@ class ServerEngine:
             return _TryAgainError(f"HTTP {status}: {reason}", retry_after_seconds=asked)
         if status in (408, 409):
             return _TryAgainError(f"HTTP {status}: {reason}")
-        return RequestFailedError(f"the server refused the request: HTTP {status}: {reason}")
+        return RequestRefusedError(f"the server refused the request: HTTP {status}: {reason}")
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:

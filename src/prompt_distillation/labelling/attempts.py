@@ -15,6 +15,7 @@ class Attempt:
         attempt: which of the vote's attempts, from 0.
         temperature: it was drawn with.
         max_tokens: it was allowed.
+        refused: whether the engine would not take the request, and never will.
     """
 
     vote: int
@@ -23,6 +24,7 @@ class Attempt:
     max_tokens: int
     completion: Completion | None = None
     error: str | None = None
+    refused: bool = False
 
 
 def row_of(key: bytes, attempt: Attempt) -> dict[str, Any]:
@@ -37,6 +39,8 @@ def row_of(key: bytes, attempt: Attempt) -> dict[str, Any]:
     completion = attempt.completion
     if completion is None:
         row["error"] = attempt.error
+        if attempt.refused:
+            row["refused"] = True
         return row
     row["text"] = completion.text
     row["finish_reason"] = completion.finish_reason
@@ -73,4 +77,5 @@ def attempt_of(row: dict[str, Any]) -> Attempt:
         max_tokens=row["max_tokens"],
         completion=completion,
         error=row.get("error"),
+        refused=row.get("refused", False),
     )

@@ -5,7 +5,13 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 
-from prompt_distillation.engines.base import Engine, Request, RequestFailedError, Sampling
+from prompt_distillation.engines.base import (
+    Engine,
+    Request,
+    RequestFailedError,
+    RequestRefusedError,
+    Sampling,
+)
 from prompt_distillation.inputs import Input
 from prompt_distillation.labelling.attempts import Attempt
 from prompt_distillation.labelling.journal import Journal
@@ -144,12 +150,12 @@ class Labeller:
         self, engine: Engine, slots: asyncio.Semaphore, key: bytes, request: Request, step: Step
     ) -> Attempt:
         """One completion, in the journal before it is returned."""
-        completion, error = None, None
+        completion, error, refused = None, None, False
         async with slots:
             try:
                 completion = await engine.complete(request)
             except RequestFailedError as failure:
-                error = str(failure)
+                error, refused = str(failure), isinstance(failure, RequestRefusedError)
         attempt = Attempt(
             vote=step.vote,
             attempt=step.attempt,
@@ -157,6 +163,7 @@ class Labeller:
             max_tokens=step.max_tokens,
             completion=completion,
             error=error,
+            refused=refused,
         )
         self._journal.append(key, attempt)
         return attempt

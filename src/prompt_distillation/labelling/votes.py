@@ -82,8 +82,13 @@ class _Vote:
 
     @property
     def answer(self) -> Answer:
-        """What the vote came to: its last attempt's answer."""
-        return self.answers[-1]
+        """What the vote came to: its last attempt's answer.
+
+        A retry may ask for more tokens than a server has room for: then the attempt before it
+        tells why there is no answer.
+        """
+        refused_retry = self.attempts[-1].refused and len(self.attempts) > 1
+        return self.answers[-2 if refused_retry else -1]
 
     def is_closed(self, policy: Policy) -> bool:
         if not self.attempts:
