@@ -1,8 +1,9 @@
-"""Expert adapters on activations against PEFT's folding: step time and peak memory, in one run.
+r"""Expert adapters on activations against PEFT's folding: step time and peak memory, in one run.
 
     OMP_NUM_THREADS=2 python benchmarks/expert_lora.py                  # the example student
     OMP_NUM_THREADS=2 python benchmarks/expert_lora.py --shape mid      # 64 experts, minutes
-    python benchmarks/expert_lora.py --shape qwen3-30b-a3b --layers 48  # a GPU with 80 GB
+    python benchmarks/expert_lora.py --shape qwen3-30b-a3b --layers 48 \
+        --gradient_checkpointing                                        # a GPU with 80 GB
     python benchmarks/expert_lora.py --shape qwen3-30b-a3b --tokens 64 512  # one layer on a CPU
 
 A step is one forward and one backward pass through a Qwen3-MoE with random weights and LoRA on

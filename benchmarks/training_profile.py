@@ -7,8 +7,9 @@ r"""Where the time of training steps goes, by kind of operation: `train_sft_trl.
         --model_name models/random-30b                    # a GPU; see benchmarks/random_model.py
 
 All flags but --steps are the command's own. It trains twice, a few steps each time, and the second
-time torch looks on. Times are of an operation alone, without what it calls: on a GPU of its
-kernels, on a CPU of its threads. Looking on takes time too, most of all from small operations.
+time torch looks on. Times are of an operation alone, without what it calls: on a GPU of the kernels
+it launches, on a CPU of its threads, where experts' products are matrix products like any other.
+Looking on takes time too, most of all from small operations.
 """
 
 import argparse
@@ -21,12 +22,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from prompt_distillation.commands.train import main as train
 
 # An operation is of the first kind of which its name holds a part.
 KINDS = {
+    "dequantising": ("quantize",),
     "attention": ("attention", "flash", "fmha"),
     "grouped products of experts": ("grouped_mm", "bmm"),
     "matrix products": ("mm", "linear", "gemm", "matmul", "addmv"),
@@ -71,6 +74,8 @@ def seconds_by_kind(profiler: profile) -> Counter[str]:
     seconds: Counter[str] = Counter()
     on_gpu = torch.cuda.is_available()
     for event in profiler.key_averages():
+        if event.device_type != DeviceType.CPU:
+            continue  # a kernel or a range on a GPU: counted with the operation that launched it
         micros = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         seconds[kind_of(event.key)] += micros / 1e6
     return seconds
