@@ -65,6 +65,9 @@ class CellRun:
 class LatencyPlan:
     """How latency is measured: on the first inputs that the engine could answer.
 
+    They have been asked before: a prefix cache then holds the input too, where in production it
+    holds the prompt. Inputs of many tokens are answered a little sooner here than there.
+
     Attributes:
         samples: queries timed alone, one after the other; also the least number timed together.
         concurrency: in flight together.
