@@ -3,10 +3,11 @@
     python benchmarks/labelling_throughput.py                  # the example teacher, 2,101 inputs
     python benchmarks/labelling_throughput.py --max_samples 200 --one_at_a_time 5    # a quick look
 
-One engine, the same prompts and sampling for all: (bare) every prompt given to vLLM at once,
-encoded before and not decoded after; (ours) the same inputs through labelling: rendering, journal
-and parsing included. Bare and ours alternate, each with seeds of its own, and the median of each
-counts.
+One engine, the same prompts and sampling for all. (bare) Every prompt given to vLLM at once, as
+rendered text or, harder to keep up with, as token ids; nothing is decoded. (ours) The same inputs
+through labelling: rendering, encoding, decoding, parsing and journal included. The three take
+turns, each with seeds of its own, and the median of each counts. Where the model computes on the
+very cores that all this runs on, every millisecond of ours is one of the model's.
 
 One request at a time comes in two ways. (same engine) a loop that waits for each of vLLM's answers,
 the prompt in its cache: what batching alone brings. (plain loop) `generate` of transformers for
@@ -58,10 +59,12 @@ async def measure(config: CreateDataConfig, slow_inputs: int, rounds: int) -> No
     async with open_teacher(config) as engine:
         assert isinstance(engine, VllmEngine), "the bare engine of this comparison is vLLM"
         await run_bare(engine, requests_of(job, seed=10_000)[:64])
-        bare, ours = [], []
+        texts, ids, ours = [], [], []
         for number in range(rounds):
             requests = requests_of(job, seed=number)
-            bare.append(len(requests) / await run_bare(engine, requests))
+            texts.append(len(requests) / await run_bare(engine, requests, encoded=False))
+            requests = requests_of(job, seed=rounds + number)
+            ids.append(len(requests) / await run_bare(engine, requests))
             ours.append(len(requests) / await run_ours(engine, job, number))
         slow = requests_of(job, seed=20_000)[:slow_inputs]
         started = time.perf_counter()
@@ -72,8 +75,15 @@ async def measure(config: CreateDataConfig, slow_inputs: int, rounds: int) -> No
     total = sum(completion.prompt_tokens for completion in completions)
     cached = sum(completion.cached_tokens or 0 for completion in completions)
     print(f"inputs a round              {len(requests):,}; median of {rounds} rounds")
-    print(f"bare vLLM, all at once      {median(bare):8.1f} inputs/s")
-    print(f"labelling                   {rate:8.1f} inputs/s, {rate / median(bare):.3f} of bare")
+    print(f"labelling                   {rate:8.1f} inputs/s")
+    print(
+        f"bare vLLM given texts       {median(texts):8.1f} inputs/s, labelling "
+        f"{rate / median(texts):.3f} of it"
+    )
+    print(
+        f"bare vLLM given token ids   {median(ids):8.1f} inputs/s, labelling "
+        f"{rate / median(ids):.3f} of it"
+    )
     print(f"one at a time (n = {n:,})")
     print(f"  same engine               {one:8.2f} inputs/s, labelling {rate / one:.1f} times")
     print(f"  plain loop of generate    {plain:8.2f} inputs/s, labelling {rate / plain:.1f} times")
@@ -113,17 +123,24 @@ def requests_of(job: Job, *, seed: int) -> list[Request]:
     ]
 
 
-async def run_bare(engine: VllmEngine, requests: Sequence[Request]) -> float:
+async def run_bare(
+    engine: VllmEngine, requests: Sequence[Request], *, encoded: bool = True
+) -> float:
     """Everything at once into vLLM itself, nothing of ours around it; returns seconds.
 
-    The prompts are token ids before the clock starts, and the output stays token ids after it
-    stops: what rendering, encoding and decoding cost is ours to pay in the comparison.
+    Rendering, and with ``encoded`` encoding, is done before the clock starts.
     """
-    prompts = [engine._encoder.encode(request) for request in requests]
+    encoder = engine._encoder
+    prompts = [
+        {"prompt_token_ids": encoder.encode(request)}
+        if encoded
+        else {"prompt": encoder.render(request.messages)}
+        for request in requests
+    ]
 
     async def complete(number: int) -> None:
         async for _ in engine._llm.generate(
-            {"prompt_token_ids": prompts[number]},
+            prompts[number],
             _sampling_params(requests[number].sampling),
             request_id=f"bare-{requests[number].sampling.seed}-{number}",
         ):

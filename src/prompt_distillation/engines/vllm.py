@@ -1,6 +1,7 @@
 """The vLLM engine: thousands of requests in flight, the shared prompt computed once."""
 
 import asyncio
+import gc
 import itertools
 import tempfile
 import time
@@ -52,6 +53,9 @@ class VllmEngine:
         self._lora = lora
         self._merged = merged
         self._request_ids = itertools.count()
+        # vLLM's imports leave a million objects, which the collector would go through again and
+        # again while requests come and go: half a second each time.
+        gc.freeze()
 
     async def complete(self, request: Request) -> Completion:
         """Complete one conversation, batched by vLLM with whatever else is in flight."""
@@ -122,6 +126,7 @@ class VllmEngine:
             # In this thread: vLLM's own task in this loop would take the end for a crash.
             llm.shutdown(timeout=self._shutdown_seconds)
             self._watchdog.release()
+            gc.unfreeze()
         if self._merged is not None:
             self._merged.cleanup()
             self._merged = None
