@@ -64,7 +64,8 @@ def main() -> None:
     # On the GPU where there is one: drawing 30 billion numbers on a CPU takes minutes.
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(options.folder)
+    # Saving takes fused experts apart, into copies for which a card of 80 GB has no place.
+    model.to("cpu").save_pretrained(options.folder)
     tokenizer.save_pretrained(options.folder)
     size = sum(file.stat().st_size for file in options.folder.iterdir())
     print(

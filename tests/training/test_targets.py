@@ -94,3 +94,13 @@ def test_each_expert_has_its_own_update_and_every_implementation_sees_it(experts
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(build_student("qwen3_moe", 400), tmp_path)
     torch.testing.assert_close(loaded(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "qwen3"])
+def test_parameters_that_zero_3_has_cut_are_known_by_their_whole_shape(kind):
+    model = build_student(kind, 400)
+    whole = find_targets(model, "all-linear")
+    for parameter in model.parameters():
+        parameter.ds_shape = parameter.shape
+        parameter.data = torch.empty(0)  # as DeepSpeed leaves them
+    assert find_targets(model, "all-linear") == whole

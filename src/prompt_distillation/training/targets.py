@@ -77,10 +77,11 @@ def linear_kinds(model: Any) -> tuple[str, ...]:
 def expert_kinds(model: Any) -> tuple[str, ...]:
     """Kinds of fused expert stacks: parameters of shape (experts, out, in)."""
     num_experts = number_of_experts(model.config)
+    shapes = ((name, _whole_shape(parameter)) for name, parameter in model.named_parameters())
     return _kinds(
         name
-        for name, parameter in model.named_parameters()
-        if num_experts and parameter.ndim == 3 and parameter.shape[0] == num_experts
+        for name, shape in shapes
+        if num_experts and len(shape) == 3 and shape[0] == num_experts
     )
 
 
@@ -122,10 +123,15 @@ def _kinds(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kind_of(name) for name in names))
 
 
+def _whole_shape(parameter: Any) -> tuple[int, ...]:
+    """The shape; ZeRO-3 leaves the parameter itself empty, and notes what it stands for."""
+    return tuple(vars(parameter).get("ds_shape", parameter.shape))
+
+
 def _is_router(name: str, module: Any, num_experts: int | None) -> bool:
     last = name.rpartition(".")[2]
     return last in {"gate", "router", "shared_expert_gate"} and (
-        num_experts is not None and module.weight.shape[0] in {1, num_experts}
+        num_experts is not None and _whole_shape(module.weight)[0] in {1, num_experts}
     )
 
 
