@@ -115,7 +115,8 @@ def measure(way: str, arguments: argparse.Namespace) -> tuple[float, float, floa
     if way not in LOOPS:
         run, right = batched(way, model, inputs, task, arguments)
         return run, run, right
-    some = inputs[: arguments.one_at_a_time]
+    # Evenly out of the file, whose languages stand one after the other, and differ in length.
+    some = inputs[:: max(1, len(inputs) // arguments.one_at_a_time)]
     language_model, tokenizer = load(model, merged=LOOPS[way])
     each = generate_each(
         language_model,
