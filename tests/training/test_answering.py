@@ -2,6 +2,7 @@ import pytest
 import torch
 from training.tiny_student import build_student
 
+from prompt_distillation.training import answering
 from prompt_distillation.training.answering import Question, accuracy, answer_greedily, questions
 from prompt_distillation.training.encode import EncodedRow
 
@@ -34,3 +35,21 @@ def test_answers_do_not_depend_on_the_other_rows_of_a_batch():
             alone.append(int(model(input_ids=ids).logits[0, -1].argmax()))
             ids = torch.cat([ids, torch.tensor([[alone[-1]]])], dim=1)
         assert answer == alone
+
+
+def test_a_batch_holds_as_many_rows_as_its_tokens_allow(monkeypatch):
+    monkeypatch.setattr(answering, "TOKENS_PER_BATCH", 30)
+    model = build_student("qwen3_moe", 400).eval()
+    shapes = []
+    plain = model.generate
+
+    def spied(*, input_ids, **options):
+        shapes.append(tuple(input_ids.shape))
+        return plain(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(model, "generate", spied)
+    asked = [Question(list(range(10, 10 + n)), [1, 2, 3]) for n in (3, 3, 20, 40, 4, 4)]
+    answers = answer_greedily(model, asked, pad_id=0)
+    # With three tokens of an answer each; a row over the limit goes alone.
+    assert shapes == [(2, 3), (1, 20), (1, 40), (2, 4)]
+    assert len(answers) == len(asked)

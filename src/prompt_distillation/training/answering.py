@@ -4,7 +4,7 @@ What the held-out loss cannot show: whether greedy decoding, without the answer'
 ends in exactly the teacher's text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 
 from prompt_distillation.training.encode import IGNORED, EncodedRow
 
-ROWS_PER_BATCH = 64
+TOKENS_PER_BATCH = 8192
+"""Of contexts and answers, padding included: about a training pass, so that long rows do not take
+more memory here than there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,7 @@ def answer_greedily(model: Any, asked: Sequence[Question], *, pad_id: int) -> li
     """
     answers: list[list[int]] = []
     longest = max((len(question.answer) for question in asked), default=0)
-    for start in range(0, len(asked), ROWS_PER_BATCH):
-        batch = asked[start : start + ROWS_PER_BATCH]
+    for batch in _batches(asked, longest):
         width = max(len(question.context) for question in batch)
         ids = torch.full((len(batch), width), pad_id, device=model.device)
         mask = torch.zeros_like(ids)
@@ -67,6 +68,21 @@ def answer_greedily(model: Any, asked: Sequence[Question], *, pad_id: int) -> li
             )  # fmt: skip
         answers += generated[:, width:].tolist()
     return answers
+
+
+def _batches(asked: Sequence[Question], longest: int) -> Iterator[list[Question]]:
+    """The questions in order, as many at once as fit with answers of ``longest`` tokens."""
+    batch: list[Question] = []
+    width = 0
+    for question in asked:
+        own = len(question.context) + longest
+        width = max(width, own)
+        if batch and width * (len(batch) + 1) > TOKENS_PER_BATCH:
+            yield batch
+            batch, width = [], own
+        batch.append(question)
+    if batch:
+        yield batch
 
 
 def accuracy(asked: Sequence[Question], answers: Sequence[Sequence[int]]) -> float:
