@@ -1,5 +1,6 @@
 """Two processes on the CPU give the loss of one at the same effective batch."""
 
+import importlib.util
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from training.tiny_student import write_rows
 
 ROOT = Path(__file__).parents[2]
+HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 
 
 def flags(train_file, student, output_dir):
@@ -84,11 +86,28 @@ def test_weights_cut_over_two_processes_train_what_one_does(rows, student, one_p
     assert_the_same(one_process, tmp_path / "cut")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_DEEPSPEED, reason="DeepSpeed is not installed: pip install deepspeed")
+def test_zero3_over_two_processes_trains_what_one_does(rows, student, one_process, tmp_path):
+    recipe = yaml.safe_load((ROOT / "recipes/accelerate/zero3.yaml").read_text())
+    recipe |= {"mixed_precision": "no", "num_processes": 2, "use_cpu": True}
+    config = tmp_path / "zero3-on-cpu.yaml"
+    config.write_text(yaml.safe_dump(recipe))
+    asked = [*flags(rows, student, tmp_path / "cut"), "--gradient_accumulation_steps=2"]
+    launch = ["-m", "accelerate.commands.launch", f"--config_file={config}"]
+    run([sys.executable, *launch, "train_sft_trl.py", *asked], DS_ACCELERATOR="cpu")
+    assert_the_same(one_process, tmp_path / "cut")
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         ("nowhere.yaml", "no such file: nowhere.yaml"),
-        ("recipes/accelerate/zero3.yaml", "needs the package deepspeed"),
+        pytest.param(
+            "recipes/accelerate/zero3.yaml",
+            "needs the package deepspeed",
+            marks=pytest.mark.skipif(HAS_DEEPSPEED, reason="DeepSpeed is installed"),
+        ),
         ("recipes/accelerate/fsdp2.yaml", "needs GPUs"),
     ],
 )
