@@ -88,6 +88,18 @@ def test_a_path_without_a_model_is_refused(path: str) -> None:
         resolve_model(path)
 
 
+def test_a_name_in_a_folder_that_is_here_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"no such folder in models/.* the hub's model"):
+        resolve_model("models/nope")
+    with pytest.raises(ModelError, match=r"no such folder in models/"):
+        resolve_model("none", "models/nope")
+    assert resolve_model("Qwen/Qwen3-4B").base == "Qwen/Qwen3-4B"
+
+
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"neither config.json nor adapter_config.json"):
         resolve_model(str(tmp_path))

@@ -66,6 +66,12 @@ def check_model(model: str, *, weights: bool = True) -> None:
     """
     folder = Path(model)
     if not folder.exists():
+        if _lies_in_a_folder_here(model):
+            raise ModelError(
+                f"no model at {model}: there is no such folder in {folder.parts[0]}/; check the "
+                "path, or, if the hub's model of this name is meant, start from a folder without "
+                f"{folder.parts[0]}/ (the current folder is {Path.cwd()})"
+            )
         if _looks_like_path(model):
             raise ModelError(
                 f"no model at {model}: there is no such folder; check the path (the current folder "
@@ -88,6 +94,12 @@ def check_model(model: str, *, weights: bool = True) -> None:
 def _looks_like_path(model: str) -> bool:
     """Hub names are ``NAME`` or ``OWNER/NAME``; anything else can only be a path."""
     return model.startswith((".", "/", "~")) or model.endswith("/") or model.count("/") > 1
+
+
+def _lies_in_a_folder_here(model: str) -> bool:
+    """Whether a name could be the hub's, but begins with a folder that is here: a mistyped path."""
+    owner, slash, _ = model.partition("/")
+    return bool(slash) and not _looks_like_path(model) and Path(owner).is_dir()
 
 
 def _resolve_adapter(folder: Path, base_model: str | None) -> ResolvedModel:
