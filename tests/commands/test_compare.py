@@ -127,3 +127,11 @@ def test_bad_options_end_in_one_line(arguments, tmp_path: Path, extra, message: 
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mistyped_student_is_told_before_the_teacher_is_measured(arguments) -> None:
+    done = compare(*arguments, "--student_path", "recipes/nope")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no model at recipes/nope: there is no such folder")
+    assert not done.stdout
