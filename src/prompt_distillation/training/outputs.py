@@ -8,6 +8,7 @@
         adapter_model.safetensors, adapter_config.json, tokenizer files   (or a full model)
         loss.csv                 a line at each look while the run goes on, put in order at its end
         log_history.json
+        README.md                the model card
         training_manifest.json   written last: the run is finished
 
 The final files are written to a folder of their own and moved, so that a full disk or a kill never
@@ -31,6 +32,7 @@ RUN_FILE = "run.json"
 MANIFEST_FILE = "training_manifest.json"
 HISTORY_FILE = "log_history.json"
 LOSS_FILE = "loss.csv"
+CARD_FILE = "README.md"
 _PARTIAL = ".final.partial"
 
 LOSS_COLUMNS = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
@@ -140,6 +142,12 @@ def save_final(output_dir: Path, save: Callable[[Path], None], *, is_main: bool)
     for file in sorted(partial.iterdir()):
         file.replace(output_dir / file.name)
     partial.rmdir()
+
+
+def save_card(output_dir: Path, card: str) -> None:
+    """Write the model card."""
+    with atomic_writer(output_dir / CARD_FILE) as file:
+        file.write(card)
 
 
 def save_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:

@@ -29,11 +29,13 @@ from prompt_distillation.training.manifest import (
     run_result,
     training_manifest,
 )
+from prompt_distillation.training.model_card import trained_card
 from prompt_distillation.training.outputs import (
     MANIFEST_FILE,
     as_write_error,
     choose_checkpoint,
     prepare_folder,
+    save_card,
     save_final,
     save_history,
 )
@@ -159,6 +161,8 @@ def _train_and_save(
     if is_main:
         save_history(output_dir, trainer.state.log_history)
         manifest = training_manifest(settings.record, run, trainer, data, result)
+        # In place of PEFT's, which is a form to fill in.
+        save_card(output_dir, trained_card(output_dir.resolve().name, manifest))
         write_json(output_dir / MANIFEST_FILE, manifest)
     return result
 
