@@ -99,7 +99,7 @@ def test_truth_is_the_teacher_where_no_gold_is_known(tmp_path: Path) -> None:
 def test_an_empty_split_says_what_to_do(tmp_path: Path) -> None:
     training = read_training_data(write_dataset(tmp_path, INPUTS, share=0.0))
 
-    with pytest.raises(InputError, match="--split all"):
+    with pytest.raises(InputError, match=r"larger --held_out, .* --split all .* trained on"):
         select(INPUTS, training, split="held_out", max_samples=None, truth=None)
 
 

@@ -346,3 +346,13 @@ def test_requests_in_flight_stay_within_the_engine_s_bound(tmp_path):
 
     label(make_job(tmp_path, policy=Policy(num_votes=5)), Counting(concurrency=4))
     assert most == 4
+
+
+@pytest.mark.parametrize(("held_out", "warned"), [(0.01, True), (0.0, False), (0.5, False)])
+def test_nothing_held_out_is_told_while_it_can_be_mended(tmp_path, caplog, held_out, warned):
+    lines = [json.dumps({"text": f"text {n}", "group": n % 8}) for n in range(40)]
+    in_file(tmp_path / "inputs.jsonl", "\n".join(lines) + "\n")
+    job = make_job(tmp_path, held_out=held_out, inputs="inputs.jsonl")
+    counts, _ = label(job, ScriptedEngine(lambda _: answer("fr")))
+    assert (counts.held_out > 0) is (held_out == 0.5)
+    assert ("8 groups and --held_out is 0.01" in caplog.text) is warned

@@ -71,7 +71,8 @@ def select(
     if not chosen:
         raise InputError(
             f"none of the {len(inputs)} inputs is held out (share {training.held_out_share}, seed "
-            f"{training.held_out_seed}); pass --split all to evaluate all of them"
+            f"{training.held_out_seed}); label again with a larger --held_out, or pass --split all "
+            "to evaluate all of them: then it is measured on inputs that were trained on"
         )
     truth = truth or ("gold" if any(item.gold is not None for item in chosen) else "teacher")
     items = tuple(_join(item, training, truth) for item in chosen)

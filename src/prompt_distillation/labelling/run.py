@@ -217,7 +217,7 @@ def _build(
         num_shards=job.shard.count,
     )
     try:
-        return builder.build(
+        counts = builder.build(
             job.source.read(),
             lambda counts, sha256: job.manifest(
                 settings=settings,
@@ -232,6 +232,22 @@ def _build(
         if job.shard.count == 1:
             raise
         raise InputError(_unfinished_shards(job, error)) from error
+    _warn_if_none_held_out(job, counts)
+    return counts
+
+
+def _warn_if_none_held_out(job: Job, counts: Counts) -> None:
+    """Say now, and not when the student is evaluated, that there is nothing to evaluate it on."""
+    if counts.held_out or not counts.train or not job.held_out:
+        return
+    # Read once more: only few groups all miss the share, so the file is small.
+    groups = len({item.group for item in job.source.read()})
+    logger.warning(
+        "nothing is held out to evaluate on: the inputs are %d groups and --held_out is %g; bring "
+        "inputs of more groups, or label again with a larger --held_out",
+        groups,
+        job.held_out,
+    )
 
 
 def _unfinished_shards(job: Job, error: UnfinishedError) -> str:
