@@ -23,4 +23,4 @@ from prompt_distillation.commands.create_data import main
 from prompt_distillation.commands.running import run_command
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    sys.exit(run_command(main, sys.argv[1:], goes_on=True))

@@ -22,4 +22,4 @@ from prompt_distillation.commands.running import run_command
 from prompt_distillation.commands.train import main
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    sys.exit(run_command(main, sys.argv[1:], goes_on=True))

@@ -31,7 +31,7 @@ if "--shard_index" in arguments:
 delay = float(os.environ.get("DELAY", "0"))
 labelling_modes.open_teacher = lambda _: ScriptedEngine(reply, delay_seconds=delay).open()
 print("devices", os.environ.get("CUDA_VISIBLE_DEVICES"))
-sys.exit(run_command(create_data.main, arguments))
+sys.exit(run_command(create_data.main, arguments, goes_on=True))
 """
 
 

@@ -45,7 +45,12 @@ def test_a_users_error_is_one_line_and_code_2(capsys):
 
 def test_ctrl_c_is_code_130(capsys):
     assert run_command(fail_with(KeyboardInterrupt()), []) == 130
-    assert "run the same command again" in capsys.readouterr().err
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_command_that_goes_on_says_so_after_ctrl_c(capsys):
+    assert run_command(fail_with(KeyboardInterrupt()), [], goes_on=True) == 130
+    assert "run the same command again to go on" in capsys.readouterr().err
 
 
 def test_a_bug_is_not_hidden():

@@ -15,6 +15,8 @@ COMMANDS = {
     "report": ("report", "show what was measured: an HTML page, pictures, W&B, a model card"),
     "doctor": ("doctor", "say what this machine has and which recipe fits"),
 }
+GO_ON = {"create-data", "train"}
+"""Commands that, run again after Ctrl-C, go on where they stopped."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported only now: each command brings its own libraries, and --help must answer at once.
     module = importlib.import_module(f"prompt_distillation.commands.{COMMANDS[name][0]}")
     sys.argv[0] = f"prompt-distillation {name}"
-    sys.exit(run_command(module.main, rest))
+    sys.exit(run_command(module.main, rest, goes_on=name in GO_ON))
 
 
 def _usage() -> str:

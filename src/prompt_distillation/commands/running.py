@@ -19,12 +19,19 @@ READER_GONE = 141  # what a shell reports for a process that SIGPIPE ended
 _CHATTY = ("httpx", "httpx2", "matplotlib", "vllm")
 
 
-def run_command(command: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+def run_command(
+    command: Callable[[Sequence[str]], int | None], argv: Sequence[str], *, goes_on: bool = False
+) -> int:
     """Run ``command(argv)`` and return the process's exit code.
 
     0 for success, 2 for an error that is the user's to mend (one line on stderr), 130 after
     Ctrl-C, 141 if the reader of stdout left (``| head``), or what the command itself returns.
     A bug still ends in a traceback.
+
+    Args:
+        command: gets ``argv``.
+        argv: the flags, without the program's name.
+        goes_on: whether the same command, run again, takes up what an interrupted one left.
     """
     try:
         _set_up_logging()
@@ -34,7 +41,8 @@ def run_command(command: Callable[[Sequence[str]], int | None], argv: Sequence[s
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return USER_ERROR
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to go on where it stopped\n")
+        again = "; run the same command again to go on where it stopped" if goes_on else ""
+        sys.stderr.write(f"interrupted{again}\n")
         return INTERRUPTED
     except BrokenPipeError:
         if not _stdout_is_gone():
