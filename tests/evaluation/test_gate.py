@@ -88,6 +88,7 @@ def test_a_gain_passes(result_with) -> None:
 
     assert verdict.status == "passed"
     assert "a gain of 16.00 points" in verdict.reasons[0]
+    assert "a drop of 0.00 points is allowed" in verdict.reasons[0]
 
 
 def test_only_shared_inputs_are_compared(result_with) -> None:

@@ -87,7 +87,8 @@ def _check_drop(
     told = "significant" if significant else "inside the noise"
     change = f"a drop of {drop * 100:.2f}" if drop > 0 else f"a gain of {-drop * 100:.2f}"
     return status, (
-        f"{change} points against the baseline, {max_drop * 100:.2f} allowed; {told} "
+        f"{change} points against the baseline, a drop of {max_drop * 100:.2f} points is allowed; "
+        f"{told} "
         f"(n={test.n}, {len(test.only_first_right)} lost, {len(test.only_second_right)} won, "
         f"McNemar p={test.p_value:.3g})"
         + ("; evaluate more inputs to decide" if status == "undecided" else "")
