@@ -16,6 +16,9 @@ from prompt_distillation.evaluation.statistics import SIGNIFICANT
 from prompt_distillation.report.confidence_text import confidence_lines
 from prompt_distillation.report.terminal import SHORT_RULE, percent, print_lines, with_interval
 
+MOSTLY_READABLE = 0.5
+"""Share of readable answers from which the model can be said to answer at all."""
+
 
 def print_summary(console: Console, result: Result, *, output_file: Path) -> None:
     """Print the summary, the three truths, the overlap with the training, and the usage."""
@@ -27,7 +30,7 @@ def print_summary(console: Console, result: Result, *, output_file: Path) -> Non
         lines += ["", "Confidence:"]
         lines += [f"  {line}" for line in confidence_lines(result.confidence)]
     lines += ["", *_usage_lines(result.usage)] if result.usage else []
-    if not result.with_prompt and result.usage:
+    if not result.with_prompt and result.usage and result.summary.parse_rate >= MOSTLY_READABLE:
         lines += ["", f"💡 The model responds directly without the prompt of {result.task!r}!"]
     lines += ["", f"📁 Complete results saved to: {output_file}"]
     lines += ["   Includes: predictions, confusion matrix, per-language stats, error examples"]
@@ -128,7 +131,7 @@ def _usage_lines(usage: Usage) -> Iterator[str]:
         f"{usage.completion_tokens_per_query:.1f} out"
     )
     yield f"  Seconds per query: {usage.seconds_per_query:.4f}" + (
-        f" (mean latency {usage.latency_seconds_mean:.3f})"
+        f" (mean latency {usage.latency_seconds_mean:.3f} s)"
         if usage.latency_seconds_mean is not None
         else ""
     )
