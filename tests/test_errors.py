@@ -13,6 +13,7 @@ from prompt_distillation import errors
         (errors.OutputBusyError, RuntimeError),
         (errors.OutputWriteError, OSError),
         (errors.EngineError, RuntimeError),
+        (errors.NoLabelsError, RuntimeError),
         (errors.ModelError, ValueError),
     ],
 )

@@ -10,6 +10,7 @@
     ├── OutputBusyError (RuntimeError)   another process is writing the same output
     ├── OutputWriteError (OSError)       a disk that is full or a folder that cannot be written
     ├── EngineError (RuntimeError)       no such engine here, no GPU, a server that does not answer
+    ├── NoLabelsError (RuntimeError)     a teacher that answered none of the inputs
     └── ModelError (ValueError)          a path without a model, an adapter of another base model
 
 Commands catch the base class, print the message as one line and exit with code 2. Every message
@@ -47,6 +48,10 @@ class OutputWriteError(PromptDistillationError, OSError):
 
 class EngineError(PromptDistillationError, RuntimeError):
     """A text engine cannot be had or stopped answering."""
+
+
+class NoLabelsError(PromptDistillationError, RuntimeError):
+    """All inputs were rejected: the dataset is written, and there is nothing in it to train on."""
 
 
 class ModelError(PromptDistillationError, ValueError):

@@ -136,13 +136,16 @@ def test_a_real_model_labels_and_a_full_disk_costs_nothing(tmp_path, tiny_models
     assert "free some space, then run the same command again" in full.stderr.splitlines()[-1]
     assert not (tmp_path / "out.jsonl").exists()
     done = create_data(*command)
-    assert done.returncode == 0, done.stderr
     # A random model answers nothing: each input is rejected, with its reason.
-    lines = (tmp_path / "out.rejects.jsonl").read_bytes().splitlines()
+    rejects_file = tmp_path / "out.rejects.jsonl"
+    assert "all 6 inputs were rejected" in one_line(done)
+    assert str(rejects_file) in one_line(done)
+    assert one_line(create_data(*command)) == one_line(done)
+    lines = rejects_file.read_bytes().splitlines()
     rejects = [json.loads(line) for line in lines]
     assert len(rejects) == 6
     assert {row["reason"] for row in rejects} <= {"cut_by_length", "no_end_of_thinking"}
-    assert "most inputs got no label" in done.stdout
+    assert f"most inputs got no label: read {rejects_file}" in done.stdout
     journal = (tmp_path / "out.journal.jsonl").read_text().splitlines()
     keys = [(r["key"], r["attempt"]) for r in map(json.loads, journal) if "key" in r]
     assert len(set(keys)) == len(keys)

@@ -12,6 +12,7 @@ from prompt_distillation.engines import Engine, EngineOptions, open_engine
 from prompt_distillation.inputs import Columns
 from prompt_distillation.labelling.dry_run import Look, dry_run
 from prompt_distillation.labelling.estimate import Prices
+from prompt_distillation.labelling.finished import refuse_empty
 from prompt_distillation.labelling.job import Job
 from prompt_distillation.labelling.keys import Teacher
 from prompt_distillation.labelling.paths import Shard, dataset_paths
@@ -51,7 +52,8 @@ def run_mode(config: CreateDataConfig) -> None:
             job, lambda: open_teacher(config), overwrite=config.overwrite, reporting=reporting
         )
     if counts is not None:
-        print_summary(counts, Console())
+        print_summary(counts, Console(), rejects=job.paths.rejects)
+        refuse_empty(job.paths, inputs=counts.inputs, rejected=counts.rejected)
 
 
 def job_of(config: CreateDataConfig) -> Job:

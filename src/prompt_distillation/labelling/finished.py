@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from prompt_distillation.errors import InputError, OutputExistsError
+from prompt_distillation.errors import InputError, NoLabelsError, OutputExistsError
 from prompt_distillation.files import read_json
 from prompt_distillation.labelling.journal import Journal
 from prompt_distillation.labelling.paths import DatasetPaths
@@ -23,6 +23,7 @@ def is_finished(paths: DatasetPaths, settings: Mapping[str, object], *, overwrit
     Raises:
         OutputExistsError: another dataset is there and ``overwrite`` is false; the message says
             what differs.
+        NoLabelsError: it is there, and all of its inputs were rejected.
     """
     if not paths.dataset.exists():
         return False
@@ -32,7 +33,10 @@ def is_finished(paths: DatasetPaths, settings: Mapping[str, object], *, overwrit
         failed = manifest["counts"]["rejects"].get(RejectReason.ENGINE_ERROR, 0)
         if failed:
             logger.info("%d inputs failed in the engine before; asking for them again", failed)
-        return not failed
+            return False
+        counts = manifest["counts"]
+        refuse_empty(paths, inputs=counts["inputs"], rejected=counts["rejected"])
+        return True
     if overwrite:
         return False
     raise OutputExistsError(
@@ -40,6 +44,19 @@ def is_finished(paths: DatasetPaths, settings: Mapping[str, object], *, overwrit
         "pass --overwrite to write it anew (the journal is kept, and what it holds of the new "
         "settings is not paid for again), or choose another --output_file"
     )
+
+
+def refuse_empty(paths: DatasetPaths, *, inputs: int, rejected: int) -> None:
+    """See that a dataset holds a label: a script must not go on to train on nothing.
+
+    Raises:
+        NoLabelsError: all inputs were rejected.
+    """
+    if rejected == inputs:
+        raise NoLabelsError(
+            f"all {inputs} inputs were rejected, so {paths.dataset} is empty; read why in "
+            f"{paths.rejects}, then change the prompt, the teacher or its sampling"
+        )
 
 
 def _manifest_of(paths: DatasetPaths) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What a labelling run came to, for a person to read."""
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
@@ -7,19 +9,25 @@ from prompt_distillation.intervals import wilson_interval
 from prompt_distillation.labelling.counts import Counts
 
 
-def print_summary(counts: Counts, console: Console) -> None:
-    """Print labels, rejects, tokens, and the teacher's accuracy where gold labels are known."""
+def print_summary(counts: Counts, console: Console, *, rejects: Path) -> None:
+    """Print labels, rejects, tokens, and the teacher's accuracy where gold labels are known.
+
+    Args:
+        counts: of the dataset.
+        console: to print on.
+        rejects: the file of the inputs that got no label, for a person to read.
+    """
     table = Table(title="labels", title_justify="left", show_header=False)
     for label, count in counts.labels.most_common():
         share = count / max(counts.inputs, 1)
         table.add_row(label, f"{count:,}", f"{share:6.1%}", "█" * round(40 * share))
     if counts.labels:
         console.print(table)
-    for line in summary_lines(counts):
-        console.print(line, highlight=False, soft_wrap=True)
+    for line in summary_lines(counts, rejects=rejects):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def summary_lines(counts: Counts) -> list[str]:
+def summary_lines(counts: Counts, *, rejects: Path) -> list[str]:
     """The summary without its table, one fact a line."""
     lines = [
         f"inputs      {counts.inputs:,}: {counts.train:,} to train on, {counts.held_out:,} held "
@@ -43,8 +51,8 @@ def summary_lines(counts: Counts) -> list[str]:
         lines.append(f"accuracy    {accuracy_line(counts)}")
     if counts.rejected > counts.inputs / 2:
         lines.append(
-            "most inputs got no label: read NAME.rejects.jsonl beside the dataset; where answers "
-            "were cut, raise --max_tokens, and a teacher that does not think needs --no_thinking"
+            f"most inputs got no label: read {rejects}; where answers were cut, raise "
+            "--max_tokens, and a teacher that does not think needs --no_thinking"
         )
     return lines
 
