@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from training.tiny_student import save_student, write_rows
 
-from prompt_distillation.commands.train import TrainConfig, main
+from prompt_distillation.commands.train import TrainConfig, main, next_command
 from prompt_distillation.commands.train_settings import held_out_file, sft_values
 from prompt_distillation.errors import (
     ConfigError,
@@ -64,7 +65,9 @@ def test_a_run_leaves_adapter_tokenizer_manifest_and_losses(tmp_path, train_file
     assert "[en][<|im_end|>]" in printed
     assert "64 rows" in printed
     assert "12 held-out rows" in printed
+    assert re.search(r"4 steps in .* rows/s without the .* s of looks at held-out rows\)", printed)
     assert "next: python evaluate.py" in printed
+    assert "--task" not in printed
 
     adapter = load_file(output_dir / "adapter_model.safetensors")
     assert any("experts" in name and tensor.abs().max() > 0 for name, tensor in adapter.items())
@@ -73,6 +76,7 @@ def test_a_run_leaves_adapter_tokenizer_manifest_and_losses(tmp_path, train_file
     assert manifest["base_model"]["name"] == str(student)
     assert manifest["config"]["lora_rank"] == 32
     assert manifest["counts"]["rows"] == 64
+    assert 0 < manifest["result"]["looking_seconds"] < manifest["result"]["seconds"]
     assert manifest["counts"]["trained_tokens"] == 128
     assert manifest["micro_batch"] == {"rows": 16, "accumulation_steps": 1, "processes": 1}
     assert manifest["seed"] == 0
@@ -273,6 +277,22 @@ def test_the_reference_hyperparameters_reach_trl():
     assert values["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}
     assert values["per_device_train_batch_size"] * values["gradient_accumulation_steps"] == 16
     assert sft_values(TrainConfig(), {"optim": "adamw_8bit"}, has_held_out=False)["optim"]
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "more"),
+    [
+        ("tasks/language", "./example-data/multilingual.txt", ""),
+        ("tasks/my own", "mail.jsonl", " --task 'tasks/my own' --test_file mail.jsonl"),
+    ],
+)
+def test_what_comes_next_is_on_the_same_task(tmp_path, task, inputs, more):
+    manifest = {"task": {"path": task}, "input_file": inputs}
+    (tmp_path / "rows.manifest.json").write_text(json.dumps(manifest))
+    config = TrainConfig(train_file=tmp_path / "rows.jsonl", output_dir=Path("models/m"))
+    assert next_command(config) == (
+        f"python evaluate.py --model_path models/m --train_data_file {tmp_path}/rows.jsonl{more}"
+    )
 
 
 def test_held_out_rows_stand_beside_the_training_file(tmp_path, train_file):

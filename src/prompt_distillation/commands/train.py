@@ -1,6 +1,7 @@
 """`train`: fine-tune the student on the teacher's answers, with LoRA through TRL."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from prompt_distillation.commands.train_settings import (
     run_settings,
 )
 from prompt_distillation.errors import ConfigError
+from prompt_distillation.files import read_json, sibling
 
 if TYPE_CHECKING:
     from prompt_distillation.training.manifest import RunResult
@@ -197,8 +199,12 @@ def _keep_to_one_gpu(environment: dict[str, str] | Any) -> None:
 
 
 def _show_result(console: Any, config: TrainConfig, result: "RunResult") -> None:
-    rate = result.rows_seen / result.seconds
-    console.print(f"{result.steps} steps in {result.seconds:.1f} s ({rate:.1f} rows/s)")
+    rate = result.rows_seen / (result.seconds - result.looking_seconds)
+    looks = result.looking_seconds
+    apart = f" without the {looks:.1f} s of looks at held-out rows" if looks else ""
+    console.print(
+        f"{result.steps} steps in {result.seconds:.1f} s ({rate:.1f} rows/s{apart})", soft_wrap=True
+    )
     if result.held_out_loss:
         before, after = result.held_out_loss
         console.print(f"held-out loss {before:.4f} before, {after:.4f} after (nats per token)")
@@ -210,8 +216,21 @@ def _show_result(console: Any, config: TrainConfig, result: "RunResult") -> None
         console.print(
             f"W&B run recorded offline; upload it with: {result.sync_hint}", soft_wrap=True
         )
-    console.print(
-        f"next: python evaluate.py --model_path {config.output_dir} "
-        f"--train_data_file {config.train_file}",
-        soft_wrap=True,
-    )
+    console.print(f"next: {next_command(config)}", soft_wrap=True)
+
+
+def next_command(config: TrainConfig) -> str:
+    """The evaluation of what was trained, on the task and inputs that the dataset was made of."""
+    from prompt_distillation.commands.evaluate_config import EvaluateConfig
+
+    default = EvaluateConfig()
+    words = ["--model_path", config.output_dir, "--train_data_file", config.train_file]
+    manifest = sibling(config.train_file, "manifest")
+    if manifest.is_file():
+        made = read_json(manifest)
+        task, inputs = made.get("task", {}).get("path"), made.get("input_file")
+        if task and Path(task) != default.task:
+            words += ["--task", task]
+        if inputs and Path(inputs) != default.test_file:
+            words += ["--test_file", inputs]
+    return f"python evaluate.py {shlex.join(map(str, words))}"

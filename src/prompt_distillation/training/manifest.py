@@ -27,6 +27,7 @@ class RunResult:
         steps: optimizer steps, those before the run was resumed included.
         rows_seen: rows of the steps since then; a row counts once in each epoch.
         seconds: of the training loop since then, looks at the held-out rows included.
+        looking_seconds: of these, what the looks took.
         train_loss: mean over the run, nats per trained token.
         held_out_loss: before, and of the weights kept, nats per trained token; None without
             held-out rows.
@@ -38,6 +39,7 @@ class RunResult:
     steps: int
     rows_seen: int
     seconds: float
+    looking_seconds: float
     train_loss: float
     held_out_loss: tuple[float, float] | None
     held_out_accuracy: tuple[float, float] | None
@@ -94,6 +96,7 @@ def training_manifest(
         "result": {
             "steps": result.steps,
             "seconds": round(result.seconds, 3),
+            "looking_seconds": round(result.looking_seconds, 3),
             "train_loss": result.train_loss,
             "held_out_loss": result.held_out_loss,
             "held_out_accuracy": result.held_out_accuracy,
@@ -115,6 +118,7 @@ def run_result(trainer: Any, *, rows: int, seconds: float, sync_hint: str | None
         steps=trainer.state.global_step,
         rows_seen=trainer.rows_seen,
         seconds=seconds,
+        looking_seconds=trainer.looking_seconds,
         train_loss=sum(losses) / max(1, len(losses)),
         held_out_loss=_first_and_kept(history, "eval_loss", kept),
         held_out_accuracy=_first_and_kept(history, "eval_accuracy", kept),

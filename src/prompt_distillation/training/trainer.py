@@ -46,6 +46,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self._held_out_tokens = 0
         self._clock: tuple[float, int, int] | None = None
         self._first_step = 0
+        self.looking_seconds = 0.0
+        """What the looks at the held-out rows took."""
         base = self.accelerator.unwrap_model(self.model)
         base = base.get_base_model() if isinstance(base, PeftModel) else base
         self._projects_only_labelled = (
@@ -125,9 +127,11 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         if self._asked and prefix == "eval":
             output.metrics["eval_accuracy"] = self.answer_held_out()
         # What evaluation took is not training's speed.
+        took = time.perf_counter() - started
+        self.looking_seconds += took
         if self._clock is not None:
             since, tokens_then, step_then = self._clock
-            self._clock = (since + time.perf_counter() - started, tokens_then, step_then)
+            self._clock = (since + took, tokens_then, step_then)
         return output
 
     def answer_held_out(self) -> float:
