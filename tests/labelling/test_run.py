@@ -322,6 +322,21 @@ def test_another_seed_is_other_work(tmp_path):
     assert len(asked(engine)) == 10
 
 
+def test_another_model_is_named_as_it_was_given(tmp_path, caplog):
+    write_inputs(tmp_path, 4)
+    folder = tmp_path / "teacher"
+    in_file(folder / "config.json", "{}")
+    here = Teacher(model=str(folder))
+    label(make_job(tmp_path, teacher=here))
+    with pytest.raises(OutputExistsError, match=f"model was '{folder}' and is 'scripted'"):
+        label(make_job(tmp_path))
+    in_file(folder / "config.json", '{"other": 1}')
+    with pytest.raises(OutputExistsError, match=f"the files of the model at {folder} changed"):
+        label(make_job(tmp_path, teacher=here))
+    label(make_job(tmp_path), overwrite=True)
+    assert "(the model changed)" in caplog.text
+
+
 def test_a_file_without_its_manifest_is_not_overwritten(tmp_path):
     write_inputs(tmp_path, 4)
     in_file(tmp_path / "out.jsonl", "somebody else's\n")

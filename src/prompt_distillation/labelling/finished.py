@@ -14,11 +14,19 @@ from prompt_distillation.task import RejectReason
 logger = logging.getLogger(__name__)
 
 
-def is_finished(paths: DatasetPaths, settings: Mapping[str, object], *, overwrite: bool) -> bool:
+def is_finished(
+    paths: DatasetPaths, settings: Mapping[str, object], *, model: str, overwrite: bool
+) -> bool:
     """Whether the dataset of ``settings`` is there, whole; False if it may be written.
 
     A dataset with inputs that failed for want of an engine is never finished: asking for it again
     asks for those again.
+
+    Args:
+        paths: of the dataset.
+        settings: all that decides it.
+        model: the teacher as it was given, for the message; ``settings`` may hold its digest.
+        overwrite: whether another dataset may be replaced.
 
     Raises:
         OutputExistsError: another dataset is there and ``overwrite`` is false; the message says
@@ -28,7 +36,7 @@ def is_finished(paths: DatasetPaths, settings: Mapping[str, object], *, overwrit
     if not paths.dataset.exists():
         return False
     manifest = _manifest_of(paths)
-    changed = _changed(manifest, settings)
+    changed = _changed(manifest, settings, model)
     if not changed:
         failed = manifest["counts"]["rejects"].get(RejectReason.ENGINE_ERROR, 0)
         if failed:
@@ -70,23 +78,47 @@ def _manifest_of(paths: DatasetPaths) -> dict[str, Any]:
     return manifest
 
 
-def _changed(manifest: Mapping[str, Any], settings: Mapping[str, object]) -> list[str]:
+def _changed(manifest: Mapping[str, Any], settings: Mapping[str, object], model: str) -> list[str]:
     if not manifest:
         return ["its manifest is missing or belongs to another file"]
-    return describe_changes(manifest.get("settings", {}), settings)
+    models = (str(manifest.get("model", {}).get("name")), model)
+    return describe_changes(manifest.get("settings", {}), settings, models=models)
 
 
-def describe_changes(before: Mapping[str, Any], now: Mapping[str, object]) -> list[str]:
-    """What differs between two settings, a few words each."""
+def describe_changes(
+    before: Mapping[str, Any],
+    now: Mapping[str, object],
+    *,
+    models: tuple[str, str] | None = None,
+) -> list[str]:
+    """What differs between two settings, a few words each.
+
+    Args:
+        before: the earlier settings.
+        now: the settings of this run.
+        models: the teachers as they were given, before and now; None where that is not known.
+    """
     changes = []
     for name, value in now.items():
         if before.get(name) == value:
             continue
-        if name.endswith("_sha256"):
+        if name == "model":
+            changes.append(_model_change(models))
+        elif name.endswith("_sha256"):
             changes.append(f"the {name.removesuffix('_sha256')} changed")
         else:
             changes.append(f"{name} was {before.get(name)!r} and is {value!r}")
     return changes
+
+
+def _model_change(models: tuple[str, str] | None) -> str:
+    """In the names that were given: a folder's identity is a digest, which tells nobody a thing."""
+    if models is None:
+        return "the model changed"
+    before, now = models
+    if before == now:
+        return f"the files of the model at {now} changed"
+    return f"model was {before!r} and is {now!r}"
 
 
 def tell_what_is_kept(journal: Journal, identity: Mapping[str, object]) -> None:

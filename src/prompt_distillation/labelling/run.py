@@ -70,7 +70,7 @@ def create_dataset(
     started = time.monotonic()
     census, corrections, settings = _prepare(job)
     with _sole_owner(job, job.shard):
-        if is_finished(job.paths, settings, overwrite=overwrite):
+        if is_finished(job.paths, settings, model=job.teacher.model, overwrite=overwrite):
             logger.info("%s is finished already; nothing to do", job.paths.dataset)
             return None
         with _open_journal(job, writable=True) as journal:
@@ -88,7 +88,7 @@ def label_one_shard(
     """
     census, _, settings = _prepare(job)
     with _sole_owner(job, job.shard):
-        if is_finished(job.paths, settings, overwrite=overwrite):
+        if is_finished(job.paths, settings, model=job.teacher.model, overwrite=overwrite):
             logger.info("%s is finished already; nothing to do", job.paths.dataset)
             return
         with _open_journal(job, writable=True) as journal:
@@ -109,7 +109,7 @@ def merge_shards(job: Job, *, overwrite: bool, reporting: Reporting) -> Counts |
     started = time.monotonic()
     _, corrections, settings = _prepare(job)
     with _sole_owner(job, Shard()):
-        if is_finished(job.paths, settings, overwrite=overwrite):
+        if is_finished(job.paths, settings, model=job.teacher.model, overwrite=overwrite):
             logger.info("%s is finished already; nothing to do", job.paths.dataset)
             return None
         with _open_journal(job, writable=False) as journal:
