@@ -141,6 +141,8 @@ def check_packages(requirements: Sequence[str]) -> Check:
             wrong.append(f"{requirement.name} is {version}, wanted {requirement.specifier}")
         elif "==" in str(requirement.specifier) or requirement.name == "transformers":
             pinned.append(f"{requirement.name} {version}")
+    # A package may stand in two extras; it is said once.
+    wrong, pinned = list(dict.fromkeys(wrong)), list(dict.fromkeys(pinned))
     if wrong:
         advice = "run `bash scripts/install.sh` (it puts every version back)"
         return Check(name="packages", status="broken", found="; ".join(wrong), advice=advice)
@@ -188,7 +190,7 @@ def check_wandb() -> Check:
         name="wandb",
         status="note",
         found="no login: runs are recorded offline",
-        advice="`wandb login` once, then `wandb sync wandb/offline-run-*`",
+        advice="`wandb login` once, then `wandb sync models/RUN/wandb/offline-run-*`",
     )
 
 

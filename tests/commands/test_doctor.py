@@ -89,6 +89,11 @@ def test_an_extra_that_is_not_installed_is_nothing_to_mend():
     assert machine.check_packages([requirement]).status == "ok"
 
 
+def test_a_package_of_two_extras_is_said_once():
+    extras = [f"pytest=={pytest.__version__}; extra == '{name}'" for name in ("gpu", "bnb")]
+    assert machine.check_packages(extras).found == f"pytest {pytest.__version__}"
+
+
 def test_the_build_of_a_pinned_version_does_not_matter(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.13.0+cpu")
     assert machine.check_packages(["torch==2.13.0"]).status == "ok"
@@ -168,7 +173,7 @@ def _no_login(monkeypatch, tmp_path):
 def test_no_wandb_login_is_no_obstacle():
     check = machine.check_wandb()
     assert (check.status, check.found) == ("note", "no login: runs are recorded offline")
-    assert "wandb sync" in check.advice
+    assert "wandb sync models/RUN/wandb/offline-run-*" in check.advice
 
 
 @pytest.mark.usefixtures("_no_login")
