@@ -73,7 +73,9 @@ def test_tensorboard_holds_the_curves(tmp_path, train_file, student):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     output_dir = tmp_path / "run"
-    run(train_file, student, output_dir, "--report_to=tensorboard")
+    printed = run(train_file, student, output_dir, "--report_to=tensorboard")
+    assert f"tensorboard --logdir {output_dir}/runs\n" in printed
+    assert list((output_dir / "runs").rglob("events.out.tfevents.*"))
     (events,) = output_dir.rglob("events.out.tfevents.*")
     recorded = EventAccumulator(str(events)).Reload()
     for name in TRAINED:

@@ -23,6 +23,7 @@ from prompt_distillation.commands.train_settings import (
 )
 from prompt_distillation.errors import ConfigError
 from prompt_distillation.files import read_json, sibling
+from prompt_distillation.training.tracking import tensorboard_folder
 
 if TYPE_CHECKING:
     from prompt_distillation.training.manifest import RunResult
@@ -216,6 +217,9 @@ def _show_result(console: Any, config: TrainConfig, result: "RunResult") -> None
         console.print(
             f"W&B run recorded offline; upload it with: {result.sync_hint}", soft_wrap=True
         )
+    if config.report_to == "tensorboard":
+        folder = shlex.quote(tensorboard_folder(config.output_dir))
+        console.print(f"see the curves with: tensorboard --logdir {folder}", soft_wrap=True)
     console.print(f"next: {next_command(config)}", soft_wrap=True)
 
 

@@ -112,3 +112,8 @@ def sync_hint() -> str | None:
     if run is None or not run.offline:
         return None
     return f"wandb sync {run.sync_dir}"
+
+
+def tensorboard_folder(output_dir: Path) -> str:
+    """Where transformers writes TensorBoard's files: a folder for each run below this one."""
+    return os.environ.get("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))
