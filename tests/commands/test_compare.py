@@ -72,6 +72,7 @@ def test_all_cells_the_table_and_the_bill(arguments, tmp_path: Path) -> None:
     assert comparison.confidence.shown.cascade is not None
     assert comparison.confidence.shown.cascade.n == 6
     assert "Expected calibration error" in done.stdout
+    assert "Only the student right: " in done.stdout
     assert (tmp_path / "out" / "comparison.md").read_text().startswith("| | accuracy")
 
     again = compare(*arguments)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # what these import takes longer than --help may
     from prompt_distillation.engines import EngineOptions
     from prompt_distillation.evaluation.comparison import CellPlan, CellRun, ScoredRun
     from prompt_distillation.evaluation.comparison_file import Cell, Comparison
-    from prompt_distillation.evaluation.schema import Result
+    from prompt_distillation.evaluation.schema import PairedTest, Result
     from prompt_distillation.evaluation.selection import Selection
 
 DESCRIPTION = """Measure teacher and student side by side: accuracy, tokens, latency, cost.
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int | None:
         write_result(result_path(config.output_dir, key), result)
     comparison = _comparison(config, runs, results, task)
     write_comparison(config.output_dir, comparison)
-    table = comparison_markdown(comparison)
+    table = comparison_markdown(comparison, _student_against_teacher(results))
     with atomic_writer(config.output_dir / "comparison.md") as file:
         file.write(table)
     print_lines(console, ["", table, f"Written to: {config.output_dir}"])
@@ -215,6 +215,16 @@ def _scored_results(
             confidence = confidence_results(run.scored.predictions, answers)
             found[f"{run.plan.key}_scored"] = replace(result, confidence=confidence)
     return found
+
+
+def _student_against_teacher(results: "dict[str, Result]") -> "PairedTest | None":
+    """McNemar's test of the two cells; None where one was not run or cannot be judged."""
+    from prompt_distillation.evaluation.gate import compare_results
+
+    student, teacher = results.get("student"), results.get("teacher")
+    if student is None or teacher is None or student.summary.accuracy is None:
+        return None
+    return compare_results(student, teacher, where="the student's cell")
 
 
 def _comparison(

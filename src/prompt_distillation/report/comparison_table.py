@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 from prompt_distillation.evaluation.comparison_file import Cell, Comparison
 from prompt_distillation.evaluation.costs import Bill, MonthlySaving
+from prompt_distillation.evaluation.schema import PairedTest
 from prompt_distillation.report.confidence_text import comparison_confidence_lines
+from prompt_distillation.report.summary import paired_text
 from prompt_distillation.report.terminal import money, with_interval
 
 HEADER = (
@@ -14,12 +16,18 @@ HEADER = (
 RULE = "|---|---|---|---|---|---|---|---|"
 
 
-def comparison_markdown(comparison: Comparison) -> str:
-    """The table of the cells, where prices were given the bill, and how sure the student is."""
+def comparison_markdown(comparison: Comparison, paired: PairedTest | None = None) -> str:
+    """The table of the cells, where prices were given the bill, and how sure the student is.
+
+    Args:
+        comparison: what was measured.
+        paired: the student (first) against the teacher on the same inputs, where both have labels.
+    """
     concurrency = comparison.cells[0].loaded.concurrency
     lines = [HEADER.format(concurrency=f"{concurrency} in flight"), RULE]
     lines += [_row(cell) for cell in comparison.cells]
     lines += ["", speed_line(comparison)] if speed_line(comparison) else []
+    lines += ["", f"{paired_text(paired, first='the student')}."] if paired else []
     if any(cell.cost for cell in comparison.cells):
         lines += ["", *_cost_lines(comparison)]
     lines += ["", "The student's confidence:", ""]

@@ -84,7 +84,7 @@ def _truth_lines(result: Result) -> Iterator[str]:
     yield _agreement_line("teacher - gold", truths.teacher_gold)
     yield _agreement_line("this model - teacher", truths.student_teacher)
     if truths.student_against_teacher:
-        yield f"  {_paired_text(truths.student_against_teacher)}"
+        yield f"  {paired_text(truths.student_against_teacher)}"
 
 
 def _agreement_line(name: str, agreement: Agreement | None) -> str:
@@ -95,13 +95,14 @@ def _agreement_line(name: str, agreement: Agreement | None) -> str:
     return f"  {name + ':':<22}{share}, n={agreement.n}{left_out}"
 
 
-def _paired_text(test: PairedTest) -> str:
+def paired_text(test: PairedTest, *, first: str = "this model") -> str:
+    """McNemar's test of a model, called ``first``, against the teacher, in one line."""
     mine, theirs = len(test.only_first_right), len(test.only_second_right)
     verdict = (
         "they differ" if test.p_value < SIGNIFICANT else "no difference that chance does not make"
     )
     return (
-        f"Only this model right: {mine}, only the teacher right: {theirs} "
+        f"Only {first} right: {mine}, only the teacher right: {theirs} "
         f"(McNemar exact p={test.p_value:.3g}: {verdict})"
     )
 

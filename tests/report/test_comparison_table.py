@@ -1,0 +1,23 @@
+"""A comparison as Markdown."""
+
+from prompt_distillation.evaluation.gate import compare_results
+from prompt_distillation.report.comparison_table import comparison_markdown
+
+
+def test_who_alone_was_right_and_whether_chance_explains_it(make_result, comparison_of) -> None:
+    teacher, student = make_result(20, wrong=[0, 5, 6, 7, 8]), make_result(20, wrong=[0, 1])
+    comparison = comparison_of({"teacher": teacher, "student": student})
+
+    shown = comparison_markdown(comparison, compare_results(student, teacher, where="the student"))
+
+    # Of five inputs that one alone has right, four against one: p = 2 * (5 + 1) / 2**5.
+    assert (
+        "Only the student right: 4, only the teacher right: 1 "
+        "(McNemar exact p=0.375: no difference that chance does not make)."
+    ) in shown.splitlines()
+
+
+def test_no_test_where_one_of_the_two_was_not_judged(make_result, comparison_of) -> None:
+    keyed = {"teacher": make_result(5), "student": make_result(5)}
+
+    assert "McNemar" not in comparison_markdown(comparison_of(keyed))
