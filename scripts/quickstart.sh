@@ -41,6 +41,14 @@ evaluate() {
   "$python" evaluate.py --train_data_file "$dataset" --output_file "$data/$name.json" "$@"
 }
 
+# A run of your own into the default places follows the links below and lands in ours.
+manifest=$data/prompt_distillation_lang.manifest.json
+if [ -e "$manifest" ] && ! grep -q '"name": "example-models/teacher"' "$manifest"; then
+  echo "quickstart.sh: $dataset is no quickstart's but labelled by another teacher;" \
+    "move $data/ elsewhere, then run this again" >&2
+  exit 2
+fi
+
 stage "install" bash scripts/install.sh
 if [ "$fresh" = yes ]; then
   rm -rf "$data" "$model"
@@ -69,7 +77,7 @@ is_free() {
   fi
   [ ! -e "$1" ]
 }
-# Not the journal: a run of your own into the default place begins one of its own.
+# Not the journal and the corrections: they are looked for where the link of the dataset leads.
 parts=(jsonl heldout.jsonl records.jsonl rejects.jsonl manifest.json)
 free=yes
 is_free models/prompt_distillation_trl || free=no

@@ -17,11 +17,21 @@ from prompt_distillation.errors import (
 DatasetPart = Literal["heldout", "records", "rejects", "manifest", "corrections"]
 
 
+def without_link(dataset: Path) -> Path:
+    """The file that a dataset's link leads to, in whose folder its other parts stand.
+
+    A link that leads nowhere is a leftover, and stays what it is: a place to write to.
+    """
+    return dataset.resolve() if dataset.is_symlink() and dataset.exists() else dataset
+
+
 def sibling(dataset: Path, part: DatasetPart) -> Path:
     """Where a part of the dataset ``NAME.jsonl`` stands: ``NAME.heldout.jsonl`` and its like.
 
-    The manifest is one JSON document, ``NAME.manifest.json``; the other parts are JSON lines.
+    Beside the dataset itself, also where ``dataset`` is a link to it. The manifest is one JSON
+    document, ``NAME.manifest.json``; the other parts are JSON lines.
     """
+    dataset = without_link(dataset)
     suffix = ".json" if part == "manifest" else ".jsonl"
     return dataset.with_name(f"{dataset.stem}.{part}{suffix}")
 

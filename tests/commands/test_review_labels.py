@@ -5,11 +5,13 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from labelling.scripted import QUIET, ScriptedEngine, answer, make_job, write_inputs
 
+from prompt_distillation.labelling.paths import dataset_paths
 from prompt_distillation.labelling.run import create_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,22 @@ def review(dataset: Path, *flags: str, typed: str | None = None) -> subprocess.C
     finally:
         os.close(person)
         os.close(terminal)
+
+
+def test_a_link_to_the_dataset_leads_to_its_corrections_and_its_journal(dataset, tmp_path):
+    link = tmp_path / "elsewhere" / "lang.jsonl"
+    link.parent.mkdir()
+    link.symlink_to(dataset)
+    done = review(link, "--show", "gold", typed="en\n\n")
+    assert "2 decided" in done.stdout, done.stderr
+    assert (tmp_path / "out.corrections.jsonl").is_file()
+    job = replace(make_job(tmp_path, held_out=0.0), paths=dataset_paths(link))
+    engine = ScriptedEngine(lambda _: answer("fr"))
+    counts = create_dataset(job, engine.open, overwrite=True, reporting=QUIET)
+    assert (counts.corrected, engine.opened) == (1, 0)
+    assert list(link.parent.iterdir()) == [link]
+    assert link.is_symlink()
+    assert link.read_bytes() == dataset.read_bytes()
 
 
 def test_corrections_are_written_and_the_dataset_honours_them(dataset):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_distillation.errors import ConfigError
-from prompt_distillation.files import sibling
+from prompt_distillation.files import sibling, without_link
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ class DatasetPaths:
 
 
 def dataset_paths(output_file: Path) -> DatasetPaths:
-    """Name the files of the dataset at ``output_file``.
+    """Name the files of the dataset at ``output_file``; where it is a link, of what it leads to.
 
     Raises:
         ConfigError: the name does not end in ``.jsonl``, or is a folder's.
@@ -79,6 +79,7 @@ def dataset_paths(output_file: Path) -> DatasetPaths:
         raise ConfigError(
             f"--output_file is {str(output_file)!r}; it must be a file whose name ends in .jsonl"
         )
+    output_file = without_link(output_file)
     return DatasetPaths(
         dataset=output_file,
         heldout=sibling(output_file, "heldout"),
