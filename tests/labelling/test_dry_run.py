@@ -57,6 +57,15 @@ def test_the_probe_is_scaled_to_what_is_left_and_not_paid_twice(tmp_path):
     assert len(rest.requests) == 50
 
 
+def test_a_price_of_gpus_without_a_gpu_is_not_dropped_in_silence(tmp_path):
+    write_inputs(tmp_path, 6)
+    engine = ScriptedEngine(lambda _: answer("fr"))
+    shown = look_at(tmp_path, engine, probe_samples=2, prices=Prices(per_gpu_hour=3.0))
+    assert shown.count("--price_per_gpu_hour is not used") == 1
+    assert "GPU-hours" not in shown
+    assert "--price_per_gpu_hour" not in look_at(tmp_path, engine, probe_samples=2)
+
+
 def test_a_probe_that_was_paid_before_measures_no_time(tmp_path):
     write_inputs(tmp_path, 20)
     engine = ScriptedEngine(lambda _: answer("fr"))

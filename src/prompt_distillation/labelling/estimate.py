@@ -129,6 +129,11 @@ def estimate_lines(probe: Probe, unfinished: int, *, gpus: int, prices: Prices) 
             lines.append(f"GPU-hours   at most {hours * gpus:,.2f}")
             if prices.per_gpu_hour is not None:
                 lines.append(f"money       at most {hours * gpus * prices.per_gpu_hour:,.2f}")
+    if prices.per_gpu_hour is not None and not gpus:
+        lines.append(
+            "money       not by the hour: the teacher runs on no GPU of this machine, so "
+            "--price_per_gpu_hour is not used"
+        )
     if prices.per_million_output_tokens is not None:
         money = output_tokens * prices.per_million_output_tokens
         money += input_tokens * (prices.per_million_input_tokens or 0.0)
