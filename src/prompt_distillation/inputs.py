@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 MAX_CHARACTERS = 32_768
 """Longest input taken. A longer one is nearly always two files glued together, or binary."""
 
+_SEPARATORS = {";": "semicolon", "\t": "tab", ",": "comma"}
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
@@ -173,7 +174,7 @@ def _input_of_row(row: Mapping[str, Any], *, index: int, where: str, columns: Co
     if not isinstance(text, str):
         raise InputError(
             f"{where}: no text in the field {columns.text!r}; the row has "
-            f"{', '.join(map(str, row)) or 'no fields'} (set --text_field)"
+            f"{', '.join(map(str, row)) or 'no fields'} ({_remedy(row)})"
         )
     if not text.strip():
         raise InputError(f"{where}: the text is empty; remove the row or fill it")
@@ -193,6 +194,18 @@ def _input_of_row(row: Mapping[str, Any], *, index: int, where: str, columns: Co
         gold=str(gold) if gold not in (None, "") else None,
         history=history,
     )
+
+
+def _remedy(row: Mapping[str, Any]) -> str:
+    """What to do about a row without a text."""
+    names = list(map(str, row))
+    found = [name for mark, name in _SEPARATORS.items() if mark in names[0]] if names else []
+    if len(names) == 1 and found:
+        return (
+            f"one field, with a {found[0]} in its name: is that what separates the fields? .csv is "
+            "read by commas, .tsv by tabs; write the file so"
+        )
+    return "set --text_field"
 
 
 def _conversation_of(
