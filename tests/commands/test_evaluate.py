@@ -208,6 +208,7 @@ def test_a_random_student_is_evaluated_end_to_end(tiny_models, tmp_path: Path) -
 
     assert done.returncode == 0, done.stderr
     assert "[9/9] Pred:" in done.stdout
+    assert "Held-out inputs only: the first 9 of 206 held out, of 2101." in done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["summary"]["total_samples"] == 9
     assert result["usage"]["prompt_tokens_per_query"] > 5

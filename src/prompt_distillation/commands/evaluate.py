@@ -113,7 +113,11 @@ def _warn_of_overlap(selection: "Selection", inputs: Sequence[Input], *, split: 
             100 * overlap.groups / overlap.total,
         )  # fmt: skip
     if split == "held_out":
-        logger.info("Held-out inputs only: %d of %d.", len(selection.items), len(inputs))
+        count, of_split = len(selection.items), selection.of_split
+        first = (
+            f"the first {count} of {of_split} held out, of" if count < of_split else f"{count} of"
+        )
+        logger.info("Held-out inputs only: %s %d.", first, len(inputs))
 
 
 def _evaluate(

@@ -1,6 +1,5 @@
 """Which inputs are evaluated, by which truth, and what of them the model was trained on."""
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,12 +37,17 @@ class TestItem:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The inputs to evaluate, in file order."""
+    """The inputs to evaluate, in file order.
+
+    Attributes:
+        of_split: how many inputs the split has; more than ``items`` where these are the first few.
+    """
 
     items: tuple[TestItem, ...]
     truth: TruthKind
     overlap: Overlap
     split: Split
+    of_split: int
 
 
 def select(
@@ -67,7 +71,8 @@ def select(
     Raises:
         InputError: the split is empty.
     """
-    chosen = list(itertools.islice(_of_split(inputs, training, split), max_samples))
+    whole = list(_of_split(inputs, training, split))
+    chosen = whole[:max_samples]
     if not chosen:
         raise InputError(
             f"none of the {len(inputs)} inputs is held out (share {training.held_out_share}, seed "
@@ -84,7 +89,7 @@ def select(
         groups=sum(item.input.group in groups for item in items),
         total=len(items),
     )
-    return Selection(items=items, truth=truth, overlap=overlap, split=split)
+    return Selection(items=items, truth=truth, overlap=overlap, split=split, of_split=len(whole))
 
 
 def _of_split(inputs: Iterable[Input], training: TrainingData, split: Split) -> Iterable[Input]:
