@@ -5,13 +5,7 @@ r"""From adapter to product: a merged checkpoint with a model card, if the adapt
     python scripts/export_model.py --model_path ./models/prompt_distillation_trl \
         --rows_file ./data/prompt_distillation_lang.heldout.jsonl --output_dir ./models/exported
 
-Merges the adapter, experts included, into a checkpoint that vLLM and transformers load. Before it
-takes its name, the answers of ``--rows_file`` are scored by base, base + adapter, merged, and
-(where vLLM runs) the merged checkpoint served by vLLM; a merge that lost a part of the adapter
-fails with exit code 2 and leaves nothing behind.
-
-``--quantise w4a16`` then holds the merged weights in four bits (compressed-tensors), a quarter of
-the size, and scores that checkpoint too, against the merged one and in vLLM.
+``--help`` says what it does and lists the flags.
 """
 
 import importlib.util
@@ -26,10 +20,23 @@ from typing import Any, Literal
 from prompt_distillation.checkpoints import merge_adapter, resolve_model
 from prompt_distillation.commands.options import check_range, option, parse_options
 from prompt_distillation.commands.running import run_command
-from prompt_distillation.errors import ModelError
+from prompt_distillation.errors import InputError, ModelError
 from prompt_distillation.files import read_json, refuse_to_overwrite
 
 logger = logging.getLogger("export_model")
+
+DESCRIPTION = """\
+Merge an adapter, experts included, into a checkpoint that vLLM and transformers load, with a model
+card. Before it takes its name, the answers of --rows_file are scored by base, base + adapter,
+merged, and (where vLLM runs) the merged checkpoint served by vLLM; a merge that lost a part of the
+adapter fails with exit code 2 and leaves nothing behind.
+
+--quantise w4a16 then holds linear layers and experts in four bits and a scale a group
+(compressed-tensors; embeddings, router and lm_head stay as they are), and scores that checkpoint
+too, against the merged one and in vLLM.
+
+    python scripts/export_model.py --model_path ./models/prompt_distillation_trl --quantise w4a16
+"""
 
 ANSWERS = 16
 """Distinct answers scored: more than enough to see a difference."""
@@ -59,7 +66,8 @@ class ExportConfig:
 
 def main(argv: Sequence[str]) -> int | None:
     """Merge, prove, describe, and only then give the folder its name."""
-    config = parse_options(ExportConfig, argv, description=__doc__ or "")
+    config = parse_options(ExportConfig, argv, description=DESCRIPTION)
+    check_files(config)
     refuse_to_overwrite([config.output_dir], overwrite=config.overwrite)
     if config.quantise != "none":
         from prompt_distillation.training.quantised_export import require_compressed_tensors
@@ -77,8 +85,18 @@ def main(argv: Sequence[str]) -> int | None:
         partial.replace(config.output_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f"exported to {config.output_dir}; serve it with: vllm serve {config.output_dir}")
+    where = "serve it on a GPU with" if needs_gpu(config, config.output_dir) else "serve it with"
+    print(f"exported to {config.output_dir}; {where}: vllm serve {config.output_dir}")
     return None
+
+
+def check_files(config: ExportConfig) -> None:
+    """Raise `InputError` for a file that is not there: merging takes minutes."""
+    for flag, path in (
+        ("rows_file", config.rows_file), ("evaluation_file", config.evaluation_file),
+    ):  # fmt: skip
+        if path is not None and not path.is_file():
+            raise InputError(f"--{flag}: no such file: {path}")
 
 
 def export(config: ExportConfig, base: str, adapter: Path, partial: Path) -> None:
@@ -155,22 +173,29 @@ def score_saved(folder: Path, asked: Sequence[Any], answers: Sequence[list[int]]
 
 def is_served(config: ExportConfig, folder: Path) -> bool:
     """Whether vLLM scores the checkpoint too."""
+    if config.serve != "auto":
+        return config.serve == "vllm"
+    if importlib.util.find_spec("vllm") is None:
+        return False
+    if needs_gpu(config, folder):
+        print("not scored in vLLM: quantised experts need a GPU there, or a CPU with AMX")
+        return False
+    return True
+
+
+def needs_gpu(config: ExportConfig, folder: Path) -> bool:
+    """Whether vLLM cannot serve the checkpoint on this machine, for want of a GPU or AMX."""
+    if config.quantise == "none":
+        return False
     import torch
     from transformers import AutoConfig
 
     from prompt_distillation.training.targets import number_of_experts
 
-    if config.serve != "auto":
-        return config.serve == "vllm"
-    if importlib.util.find_spec("vllm") is None:
-        return False
     experts = number_of_experts(AutoConfig.from_pretrained(folder))
     # vLLM 0.32, layers/fused_moe/experts/cpu_moe.py.
     runs_here = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
-    if config.quantise != "none" and experts and not runs_here:
-        print("not scored in vLLM: quantised experts need a GPU there, or a CPU with AMX")
-        return False
-    return True
+    return bool(experts) and not runs_here
 
 
 def model_length(model: Any) -> int:

@@ -1,5 +1,6 @@
 """scripts/export_model.py as a user runs it: merge, gate, card."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training.tiny_student import write_rows
+from training.tiny_student import build_student, write_rows
 from transformers import AutoModelForCausalLM
 
 from prompt_distillation.commands.train import main as train
@@ -55,6 +56,43 @@ def test_an_adapter_becomes_a_whole_model_with_a_card(adapter, tmp_path):
     again = export(adapter, tmp_path / "exported")
     assert again.returncode == 2
     assert "already exists; pass --overwrite" in again.stderr
+
+
+@pytest.mark.parametrize("flag", ["rows_file", "evaluation_file"])
+def test_a_file_that_is_not_there_is_named_before_merging(adapter, tmp_path, flag):
+    done = export(adapter, tmp_path / "exported", f"--{flag}={tmp_path / 'none.json'}")
+    assert done.returncode == 2
+    assert done.stderr == f"error: --{flag}: no such file: {tmp_path / 'none.json'}\n"
+    assert "Loading weights" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "quantise", "amx", "wanted"),
+    [
+        ("qwen3_moe", "w4a16", False, True),
+        ("qwen3_moe", "w4a16", True, False),
+        ("qwen3_moe", "none", False, False),
+        ("qwen3", "w4a16", False, False),
+    ],
+)
+def test_quantised_experts_are_served_on_a_gpu(kind, quantise, amx, wanted, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    build_student(kind, 64).config.save_pretrained(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    export_model = importlib.import_module("export_model")
+    config = export_model.ExportConfig(quantise=quantise)
+    assert export_model.needs_gpu(config, tmp_path) is wanted
+
+
+def test_the_help_is_plain_text():
+    done = subprocess.run(
+        [sys.executable, "scripts/export_model.py", "--help"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "--quantise w4a16" in done.stdout
+    assert "``" not in done.stdout
+    assert "::" not in done.stdout
 
 
 def test_an_adapter_without_effect_is_not_exported(adapter, student, tmp_path):
