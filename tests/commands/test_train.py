@@ -1,6 +1,7 @@
 """The train command as a user runs it: real TRL on a tiny student, and what may go wrong."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from training.tiny_student import save_student, write_rows
+from trl import SFTConfig
 
 from prompt_distillation.commands.train import TrainConfig, main, next_command
 from prompt_distillation.commands.train_settings import held_out_file, sft_values
@@ -23,6 +25,7 @@ from prompt_distillation.errors import (
     OutputExistsError,
     OutputWriteError,
 )
+from prompt_distillation.training.sft import refuse_misspelt
 
 ROOT = Path(__file__).parents[2]
 
@@ -293,6 +296,24 @@ def test_what_comes_next_is_on_the_same_task(tmp_path, task, inputs, more):
     assert next_command(config) == (
         f"python evaluate.py --model_path models/m --train_data_file {tmp_path}/rows.jsonl{more}"
     )
+
+
+def test_a_misspelt_flag_is_named_before_trl_loads():
+    code = (
+        "import sys; from prompt_distillation.commands.train import main\n"
+        "try: main(['--learnign_rate=1'])\n"
+        "except Exception as error: print(error, sorted({'torch', 'trl'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "unknown flag or key 'learnign_rate'; did you mean 'learning_rate'? []\n"
+    )
+
+
+def test_no_field_of_trl_is_taken_for_a_misspelt_flag():
+    own_names = frozenset(field.name for field in dataclasses.fields(TrainConfig))
+    theirs = {field.name for field in dataclasses.fields(SFTConfig)} - own_names
+    refuse_misspelt(dict.fromkeys(theirs, ""), own_names=own_names)
 
 
 def test_held_out_rows_stand_beside_the_training_file(tmp_path, train_file):

@@ -23,6 +23,7 @@ from prompt_distillation.commands.train_settings import (
 )
 from prompt_distillation.errors import ConfigError
 from prompt_distillation.files import read_json, sibling
+from prompt_distillation.training.sft import refuse_misspelt
 from prompt_distillation.training.tracking import tensorboard_folder
 
 if TYPE_CHECKING:
@@ -141,7 +142,9 @@ def main(argv: Sequence[str]) -> int | None:
     # Set before torch and the hub's client look at them.
     _keep_to_one_gpu(os.environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # Checked before the libraries load: a wrong path answers at once.
+    # Checked before the libraries load: a wrong name or path answers at once.
+    own_names = frozenset(field.name for field in fields(TrainConfig))
+    refuse_misspelt(extra, own_names=own_names)
     check_model(config.model_name, weights=not config.dry_run)
     eval_file = held_out_file(config)
     require_file(config.train_file)
@@ -152,7 +155,6 @@ def main(argv: Sequence[str]) -> int | None:
     from prompt_distillation.training.run import train
     from prompt_distillation.training.sft import check_sft_options
 
-    own_names = frozenset(field.name for field in fields(TrainConfig))
     options = check_sft_options(extra, own_names=own_names)
     is_main = os.environ.get("RANK", "0") == "0"
     console = Console(quiet=not is_main)

@@ -33,6 +33,19 @@ FIXED = {
 """Fields of SFTConfig that are not the user's to set, with what to do instead."""
 
 
+def refuse_misspelt(options: Mapping[str, Any], *, own_names: frozenset[str]) -> None:
+    """Refuse a name that is all but one of the command's own, before TRL's seconds of import.
+
+    Raises:
+        ConfigError: such a name, with the one that was meant.
+    """
+    for name in options:
+        # At 0.9 no field of SFTConfig is taken for a misspelt flag.
+        close = difflib.get_close_matches(name, sorted(own_names), n=1, cutoff=0.9)
+        if close:
+            raise ConfigError(f"unknown flag or key {name!r}; did you mean {close[0]!r}?")
+
+
 def check_sft_options(options: Mapping[str, Any], *, own_names: frozenset[str]) -> dict[str, Any]:
     """Convert options by the types of SFTConfig's fields.
 
