@@ -31,10 +31,13 @@ def arguments(tiny_models, tmp_path: Path) -> list[str | Path]:
     task.mkdir()
     (task / "task.yaml").write_bytes((ROOT / "tasks/language/task.yaml").read_bytes())
     (task / "prompt.md").write_text("Which language is it? Say `Final Answer: xx`.")
+    (tmp_path / "train.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ot"}]}\n'
+    )
     return [
         "--teacher_model", tiny_models.teacher, "--student_path", tiny_models.student,
         "--base_model", tiny_models.student, "--task", task, "--engine", "transformers",
-        "--train_data_file", tmp_path / "none.jsonl", "--output_dir", tmp_path / "out",
+        "--train_data_file", tmp_path / "train.jsonl", "--output_dir", tmp_path / "out",
         "--max_samples", "6", "--teacher_max_tokens", "12", "--latency_samples", "2",
         "--concurrency", "2", "--price_per_hour", "3.6", "--training_cost", "2",
     ]  # fmt: skip

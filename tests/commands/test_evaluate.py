@@ -38,6 +38,11 @@ def evaluate(
     )
 
 
+TRAINED_ON = (
+    '{"messages": [{"role": "user", "content": "other"}, {"role": "assistant", "content": "en"}]}\n'
+)
+
+
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
     """The error of a command that failed as a command should: one line, code 2, nothing else."""
     assert done.returncode == 2, done.stderr
@@ -57,6 +62,7 @@ def replay(tmp_path: Path) -> list[str | Path]:
         for _ in range(count)
     ]
     (tmp_path / "test.txt").write_text("".join(f"text {i}\n" for i in range(len(rows))))
+    (tmp_path / "train.jsonl").write_text(TRAINED_ON)
     (tmp_path / "truth.txt").write_text("".join(f"{truth}\n" for truth, _ in rows))
     (tmp_path / "predictions.txt").write_text("".join(f"{answer}\n" for _, answer in rows))
     return [
@@ -88,8 +94,17 @@ def test_known_predictions_give_the_known_matrix_to_the_cell(replay, tmp_path: P
     lines = done.stdout.splitlines()
     assert "hi |    .   .   .   .   .   . 171  39   .   .   .   .   1   2  |  213" in lines
     assert f"  Correct: {correct}/{total}" in lines
-    assert "cannot be checked" in done.stderr
     assert "\x1b[" not in done.stdout
+
+
+def test_only_the_default_training_data_may_be_missing(replay, tmp_path: Path) -> None:
+    mistyped = evaluate(*replay, "--train_data_file", tmp_path / "nope.jsonl")
+    assert "no training data at" in one_line(mistyped)
+
+    default = [*replay, "--train_data_file", "data/prompt_distillation_lang.jsonl"]
+    done = evaluate(*default, "--task", ROOT / "tasks/language", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be checked" in done.stderr
 
 
 def test_a_result_can_be_scored_again_and_the_old_one_is_kept(replay, tmp_path: Path) -> None:
@@ -197,13 +212,14 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_old_result(replay, tmp_path:
 
     assert "cannot write" in one_line(done)
     assert (tmp_path / "result.json").read_text() == "the only copy"
-    assert [path.name for path in tmp_path.glob("*.json*")] == ["result.json"]
+    assert {path.name for path in tmp_path.glob("*.json*")} == {"result.json", "train.jsonl"}
 
 
 def test_a_random_student_is_evaluated_end_to_end(tiny_models, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(TRAINED_ON)
     done = evaluate(
         "--model_path", tiny_models.student, "--engine", "transformers", "--max_samples", "9",
-        "--train_data_file", tmp_path / "none.jsonl", "--output_file", tmp_path / "result.json",
+        "--train_data_file", tmp_path / "train.jsonl", "--output_file", tmp_path / "result.json",
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr

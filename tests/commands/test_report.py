@@ -26,12 +26,15 @@ def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
 
 def test_from_predictions_to_a_page(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("Hallo\nBonjour\n<script>x</script>\n")
+    (tmp_path / "train.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ot"}]}\n'
+    )
     (tmp_path / "truth.txt").write_text("de\nfr\not\n")
     (tmp_path / "predictions.txt").write_text("de\nen\not\n")
     evaluated = run(
         "evaluate.py", "--test_file", tmp_path / "test.txt", "--split", "all",
         "--ground_truth_file", tmp_path / "truth.txt",
-        "--train_data_file", tmp_path / "none.jsonl",
+        "--train_data_file", tmp_path / "train.jsonl",
         "--predictions_file", tmp_path / "predictions.txt",
         "--output_file", tmp_path / "result.json",
     )  # fmt: skip

@@ -4,12 +4,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompt_distillation.checkpoints import ResolvedModel, resolve_model
 from prompt_distillation.commands.evaluate_config import EvaluateConfig
 from prompt_distillation.commands.options import parse_options, resolved
-from prompt_distillation.errors import ConfigError
+from prompt_distillation.errors import ConfigError, InputError
 from prompt_distillation.inputs import Input, check_gold, read_inputs, with_gold
 from prompt_distillation.task import Task, load_task
 
@@ -78,10 +79,15 @@ def evaluate(config: EvaluateConfig, console: "Console") -> "Result":
 
 
 def select_inputs(config: EvaluateConfig, task: Task) -> "Selection":
-    """Read the test file and what is known of it; choose what to evaluate."""
+    """Read the test file and what is known of it; choose what to evaluate.
+
+    Raises:
+        InputError: a file that was asked for is missing or not what it should be.
+    """
     from prompt_distillation.evaluation.selection import select
     from prompt_distillation.evaluation.training_data import read_training_data
 
+    _check_training_data_is_there(config.train_data_file)
     inputs = list(read_inputs(config.test_file))
     if config.ground_truth_file is not None:
         inputs = with_gold(inputs, config.ground_truth_file)
@@ -96,6 +102,17 @@ def select_inputs(config: EvaluateConfig, task: Task) -> "Selection":
     )
     _warn_of_overlap(selection, inputs, split=config.split)
     return selection
+
+
+def _check_training_data_is_there(path: Path) -> None:
+    """Refuse a mistyped path: held-out inputs and overlap would be taken from nothing.
+
+    The default may be missing, as it is for who has a model without its data.
+    """
+    if path != EvaluateConfig().train_data_file and not path.is_file():
+        raise InputError(
+            f"no training data at {path} (--train_data_file); check the path, or leave the flag out"
+        )
 
 
 def _warn_of_overlap(selection: "Selection", inputs: Sequence[Input], *, split: str) -> None:
