@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import get_peft_model
+from training.shapes import qwen3_30b_a3b
 from training.tiny_student import build_student
-from transformers import Qwen3MoeConfig, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from prompt_distillation.training.adapter import LoraSettings, lora_config
 from prompt_distillation.training.expert_lora import set_expert_lora
@@ -133,11 +134,7 @@ def test_checkpointing_keeps_one_layer_and_the_layer_inputs(model):
 
 @pytest.mark.slow
 def test_the_reference_rank_on_every_expert_does_not_fit_80_gib_and_the_default_does():
-    config = Qwen3MoeConfig(
-        vocab_size=151936, hidden_size=2048, moe_intermediate_size=768, num_hidden_layers=48,
-        num_attention_heads=32, num_key_value_heads=4, head_dim=128, num_experts=128,
-        num_experts_per_tok=8,
-    )  # fmt: skip
+    config = qwen3_30b_a3b()
     plan = Plan(
         base_dtype_bytes=2,
         lora=LoraSettings(

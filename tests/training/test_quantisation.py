@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from training.shapes import qwen3_30b_a3b
 from training.tiny_student import build_student, save_student
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -140,11 +141,7 @@ def test_a_model_that_is_quantised_already_is_refused(tmp_path):
 @pytest.mark.slow
 def test_qwen3_30b_a3b_fits_24_gib_by_the_recipe_and_48_without_its_last_savings():
     recipe = yaml.safe_load((ROOT / "recipes" / "small-gpu-train.yaml").read_text())
-    config = Qwen3MoeConfig(
-        vocab_size=151936, hidden_size=2048, moe_intermediate_size=768, num_hidden_layers=48,
-        num_attention_heads=32, num_key_value_heads=4, head_dim=128, num_experts=128,
-        num_experts_per_tok=8,
-    )  # fmt: skip
+    config = qwen3_30b_a3b()
     lora = LoraSettings(
         rank=recipe["lora_rank"], alpha=recipe["lora_alpha"], expert_rank=None, targets="all-linear"
     )

@@ -50,7 +50,7 @@ class EngineWorker:
     ) -> OpenedEngine | EngineError | ModelError:
         """Load the model; what `open_engine` raises is returned."""
         if self._shares > 1:
-            _keep_to_share(self._share, self._shares, options.tensor_parallel_size)
+            _keep_to_share(self._share, self._shares)
         try:
             self._engine = await self._stack.enter_async_context(open_engine(kind, options))
         except (EngineError, ModelError) as error:
@@ -72,14 +72,13 @@ class EngineWorker:
         await self._stack.aclose()
 
 
-def _keep_to_share(share: int, shares: int, tensor_parallel_size: int) -> None:
+def _keep_to_share(share: int, shares: int) -> None:
     """Leave the other cores, and the other shares of vLLM's memory, to this machine's others."""
     cores = share_cores(shares).split("|")[share]
     if not cores:  # fewer cores than workers: they have to share
         return
+    # vLLM's processes inherit it, and are cut into shares within it (`vllm_start`).
     os.sched_setaffinity(0, map(int, cores.split(",")))
-    # vLLM's processes bind their threads by this alone.
-    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = share_cores(tensor_parallel_size)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     gib = total // (8 << 30) // shares
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, gib))))

@@ -112,14 +112,18 @@ def _cpu_environment(options: EngineOptions) -> dict[str, str]:
         # core with waiting in a tight loop.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     else:
-        # vLLM's own choice wants a NUMA node for each.
+        # vLLM's own choice wants a NUMA node for each share.
         environment["VLLM_CPU_OMP_THREADS_BIND"] = share_cores(options.tensor_parallel_size)
     return environment
 
 
 def _in_one_process(options: EngineOptions, device: str) -> bool:
-    """Whether the model computes in the process that schedules."""
-    return device == "cpu" and options.tensor_parallel_size == 1
+    """Whether the model computes in the process that schedules.
+
+    Cores that are named in the environment are bound by vLLM's second process only.
+    """
+    bound = "VLLM_CPU_OMP_THREADS_BIND" in os.environ
+    return device == "cpu" and options.tensor_parallel_size == 1 and not bound
 
 
 def _engine_arguments(

@@ -1,0 +1,40 @@
+"""What vLLM finds in its environment when it starts on a CPU."""
+
+import os
+
+import pytest
+
+from prompt_distillation.engines.base import EngineOptions
+from prompt_distillation.engines.devices import share_cores
+from prompt_distillation.engines.vllm_start import vllm_environment
+
+ONE_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+BINDING = "VLLM_CPU_OMP_THREADS_BIND"
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    for name in (ONE_PROCESS, BINDING):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_model_on_all_cores_computes_where_it_is_scheduled():
+    with vllm_environment(EngineOptions(model="m"), device="cpu"):
+        assert os.environ[ONE_PROCESS] == "0"
+        assert BINDING not in os.environ
+    assert ONE_PROCESS not in os.environ
+
+
+def test_cores_that_are_named_are_kept_to(monkeypatch):
+    # As create_data_h100x8.sh names them, where instances share a CPU: only vLLM's second process
+    # binds its threads.
+    monkeypatch.setenv(BINDING, "0")
+    with vllm_environment(EngineOptions(model="m"), device="cpu"):
+        assert ONE_PROCESS not in os.environ
+        assert os.environ[BINDING] == "0"
+
+
+def test_shares_of_a_model_have_cores_of_their_own():
+    with vllm_environment(EngineOptions(model="m", tensor_parallel_size=2), device="cpu"):
+        assert ONE_PROCESS not in os.environ
+        assert os.environ[BINDING] == share_cores(2)
