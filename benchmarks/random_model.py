@@ -4,21 +4,33 @@
     python benchmarks/random_model.py models/random-30b --shape qwen3-30b-a3b --layers 8
     python benchmarks/engine_throughput.py --model models/random-30b --max_tokens 512
     python benchmarks/labelling_throughput.py --model_name models/random-30b --max_tokens 512
-    python benchmarks/training_throughput.py --model models/random-30b --learning_rate 1e-6
+    python benchmarks/random_model.py models/shape-30b --config_only                    # 0.5 MiB
+    python benchmarks/training_throughput.py --model models/shape-30b --rows 128
 
 Every command takes the folder as it takes any model. Shapes and vocabulary sizes are the published
 ones; the tokenizer is the example student's, whose 5,120 tokens the model reads, while it writes
 any of its own. With --layers, the rest of the shape stays and the model is shallower: time and
 memory per layer are the true ones, and the embeddings weigh more. A model of random weights writes
-until --max_tokens.
+until --max_tokens. With --config_only there are no weights in the folder: the training benchmarks
+draw them where they compute, and vLLM does with --load_format dummy.
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+)
 from transformers.models.qwen3 import Qwen3Config
 from transformers.models.qwen3_moe import Qwen3MoeConfig
 
@@ -49,6 +61,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-30b-a3b")
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
     parser.add_argument("--thinking", action="store_true", help="the thinking model's template")
+    parser.add_argument("--config_only", action="store_true", help="no weights in the folder")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.folder.exists():
@@ -60,18 +73,48 @@ def main() -> None:
         EXAMPLE / ("teacher" if options.thinking else "student")
     )
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    torch.manual_seed(options.seed)
-    # On the GPU where there is one: drawing 30 billion numbers on a CPU takes minutes.
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    # Saving takes fused experts apart, into copies for which a card of 80 GB has no place.
-    model.to("cpu").save_pretrained(options.folder)
     tokenizer.save_pretrained(options.folder)
+    if options.config_only:
+        config.save_pretrained(options.folder)
+        GenerationConfig.from_model_config(config).save_pretrained(options.folder)
+        print(f"{options.folder}: {options.shape}, {config.num_hidden_layers} layers, no weights")
+        return
+    model = draw(config, torch.bfloat16, seed=options.seed)
+    parameters = model.num_parameters()
+    if model.device.type == "cuda" and torch.cuda.mem_get_info()[0] < model.get_memory_footprint():
+        # Saving takes fused experts apart, into copies for which the card has no place.
+        model = model.to("cpu")
+    model.save_pretrained(options.folder)
     size = sum(file.stat().st_size for file in options.folder.iterdir())
     print(
         f"{options.folder}: {options.shape}, {config.num_hidden_layers} layers, "
-        f"{model.num_parameters() / 1e9:.2f} B parameters, {size / 2**30:.1f} GiB"
+        f"{parameters / 1e9:.2f} B parameters, {size / 2**30:.1f} GiB"
     )
+
+
+def draw(config: PreTrainedConfig, dtype: torch.dtype, *, seed: int = 0) -> Any:
+    """A model of random weights, on the GPU where there is one: a CPU takes minutes for 30 B."""
+    torch.manual_seed(seed)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+@contextmanager
+def drawn_where_missing() -> Iterator[None]:
+    """Within it, a model folder without weights is loaded with random ones, always the same."""
+    from_files = AutoModelForCausalLM.from_pretrained
+
+    def load(name: str, *arguments: Any, **options: Any) -> Any:
+        if not Path(name).is_dir() or any(Path(name).glob("*.safetensors")):
+            return from_files(name, *arguments, **options)
+        assert not options.get("quantization_config"), "quantised weights are read from files"
+        return draw(AutoConfig.from_pretrained(name), options["dtype"])
+
+    with (
+        mock.patch.object(AutoModelForCausalLM, "from_pretrained", load),
+        mock.patch("prompt_distillation.commands.train.check_model"),
+    ):
+        yield
 
 
 if __name__ == "__main__":

@@ -4,15 +4,17 @@ r"""Where the time of training steps goes, by kind of operation: `train_sft_trl.
     python benchmarks/training_profile.py --config recipes/cpu-example-train.yaml \
         --expert_lora folded
     python benchmarks/training_profile.py --config recipes/h100-train.yaml \
-        --model_name models/random-30b                    # a GPU; see benchmarks/random_model.py
+        --model_name models/shape-30b                     # a GPU; see benchmarks/random_model.py
 
-All flags but --steps are the command's own. It trains twice, a few steps each time, and the second
-time torch looks on. Times are of an operation alone, without what it calls: on a GPU of the kernels
-it launches, on a CPU of its threads, where experts' products are matrix products like any other.
-Looking on takes time too, most of all from small operations.
+All flags but --steps are the command's own. It trains three times, a few steps each time: to warm
+up, by the clock, and with torch looking on. Times are of an operation alone, without what it calls:
+on a GPU of the kernels it launches, on a CPU of its threads, where experts' products are matrix
+products like any other. Looking on takes time too, most of all from small operations. On a GPU, the
+time by the clock over that of all kernels is that of a card waiting for Python.
 """
 
 import argparse
+import json
 import logging
 import tempfile
 from collections import Counter
@@ -20,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from random_model import drawn_where_missing
 from rich.console import Console
 from rich.table import Table
 from torch.autograd import DeviceType
@@ -39,6 +42,7 @@ KINDS = {
     "copies and dtypes": ("copy", "_to", "cat", "fill", "zero", "empty", "memcpy", "memset"),
 }
 OTHER = "elementwise and the rest"
+SHOWN = ("rows_per_second", "tokens_per_second", "model_flops_utilisation", "peak_memory_gib")
 
 
 def main() -> None:
@@ -52,21 +56,31 @@ def main() -> None:
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
-    run_steps(flags, options.steps)
-    with profile(activities=activities) as profiler:
+    with drawn_where_missing():
         run_steps(flags, options.steps)
+        last = run_steps(flags, options.steps)
+        with profile(activities=activities) as profiler:
+            run_steps(flags, options.steps)
     show(seconds_by_kind(profiler), options.steps)
+    for name, value in last.items():
+        print(f"{name.replace('_', ' ')}: {value:,.4g}")
 
 
-def run_steps(flags: Sequence[str], steps: int) -> None:
-    """The command, for a few steps, with nothing kept and nothing held out."""
+def run_steps(flags: Sequence[str], steps: int) -> dict[str, float]:
+    """The command, for a few steps, with nothing kept and nothing held out; the last one's log."""
     with tempfile.TemporaryDirectory() as folder:
         train(
             [
                 *flags, "--output_dir", str(Path(folder) / "run"), "--max_steps", str(steps),
                 "--save_strategy", "no", "--eval_file", "none", "--report_to", "none",
+                "--logging_steps", "1",
             ]
         )  # fmt: skip
+        log = json.loads((Path(folder) / "run" / "log_history.json").read_text())
+        last = [line for line in log if "rows_per_second" in line][-1]
+        return {name: value for name, value in last.items() if name in SHOWN} | {
+            "seconds_a_step": log[-1]["train_runtime"] / steps
+        }
 
 
 def seconds_by_kind(profiler: profile) -> Counter[str]:

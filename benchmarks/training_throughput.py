@@ -12,7 +12,11 @@ recipe has it
 All four: the example student, the same rows, an effective batch of 16, LoRA r 32 alpha 16 on all
 linear layers, the same schedule. On a GPU every base is in bfloat16, which a 30B model needs to fit
 at all; TRL would load it in float32. The held-out loss is measured after training by one function,
-on the answer and its end of turn, in nats per token.
+on the answer and its end of turn, in nats per token. On a GPU each recipe trains two steps first,
+which are not counted, and the peak of the allocator is printed too. The true shape of the target
+model, with random weights (benchmarks/random_model.py, --config_only):
+
+    python benchmarks/training_throughput.py --model models/shape-30b --rows 128 --only a b ours
 """
 
 import argparse
@@ -21,11 +25,14 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
+from random_model import drawn_where_missing
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,6 +55,7 @@ def main() -> None:
     parser.add_argument("--train_file", type=Path, default="data/prompt_distillation_lang.jsonl")
     parser.add_argument("--held_out_file", type=Path, default=None)
     parser.add_argument("--rows", type=int, default=None, help="take the first N rows only")
+    parser.add_argument("--held_out_rows", type=int, default=None, help="ask the first N only")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--learning_rate", type=float, default=2e-4)
     parser.add_argument("--only", nargs="*", default=["a", "b", "b lean", "ours"])
@@ -55,26 +63,43 @@ def main() -> None:
     logging.disable(logging.WARNING)
     held_out_file = options.held_out_file or options.train_file.with_suffix(".heldout.jsonl")
     rows = read_chat_rows(options.train_file)[: options.rows]
-    held_out = read_chat_rows(held_out_file)
+    held_out = read_chat_rows(held_out_file)[: options.held_out_rows]
     results = {}
-    for name in options.only:
-        results[name] = measure(name, rows, held_out, options)
-        gc.collect()  # the next model may need the place
-        torch.cuda.empty_cache()
-        print(f"{name}: {results[name][0]:.1f} rows/s, held-out loss {results[name][1]:.4f}")
+    with drawn_where_missing():
+        for name in options.only:
+            if ON_GPU:
+                train_once(name, rows[:32], options)
+                torch.cuda.reset_peak_memory_stats()
+            seconds, peak, loss = train_once(name, rows, options, held_out)
+            results[name] = Measured(len(rows) / seconds, loss, peak)
+            print(f"{name}: {results[name]}", flush=True)
     show(results)
 
 
-def measure(name: str, rows: list[ChatRow], held_out: list[ChatRow], options):
-    """Rows per second, and held-out loss, of one recipe."""
+class Measured(NamedTuple):
+    """Of one recipe: rows per second, nats per token, and GiB (0 on a CPU)."""
+
+    rate: float
+    loss: float
+    peak_gib: float
+
+
+def train_once(
+    name: str, rows: list[ChatRow], options: argparse.Namespace, held_out: Sequence[ChatRow] = ()
+) -> tuple[float, float, float]:
+    """Seconds of training, GiB at its peak, and the loss on ``held_out`` after it."""
     run = run_ours if name == "ours" else run_plain
     with tempfile.TemporaryDirectory() as folder:
-        seconds, model = run(name, rows, options, Path(folder))
-        return len(rows) / seconds, held_out_loss(model, held_out, options.model)
+        seconds, peak, model = run(name, rows, options, Path(folder))
+        loss = held_out_loss(model, held_out, options.model) if held_out else float("nan")
+    del model  # the next one may need the place
+    gc.collect()
+    torch.cuda.empty_cache()
+    return seconds, peak, loss
 
 
 def run_plain(name: str, rows: list[ChatRow], options, folder: Path):
-    """(a) and (b): plain TRL. Returns seconds of the training loop, and the model."""
+    """(a) and (b): plain TRL. Returns seconds of the training loop, its peak, and the model."""
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     lean = {"bf16": False, "gradient_checkpointing": False} if name == "b lean" else {}
     arguments = SFTConfig(
@@ -105,7 +130,7 @@ def run_plain(name: str, rows: list[ChatRow], options, folder: Path):
     )
     started = time.perf_counter()
     trainer.train()
-    return time.perf_counter() - started, trainer.model
+    return time.perf_counter() - started, peak_gib(), trainer.model
 
 
 def text_rows(rows: list[ChatRow], tokenizer) -> Dataset:
@@ -141,16 +166,22 @@ def run_ours(name: str, rows: list[ChatRow], options, folder: Path):
     )
     settings = run_settings(config, {"save_strategy": "no"}, None)
     result = train(settings, Console(quiet=True))
+    peak = peak_gib()
     gc.collect()
     torch.cuda.empty_cache()
     model = AutoPeftModelForCausalLM.from_pretrained(
         folder / "run", dtype=BASE_DTYPE, device_map="cuda" if ON_GPU else None
     )
-    return result.seconds, model
+    return result.seconds, peak, model
+
+
+def peak_gib() -> float:
+    """What torch's allocator held at most on the GPU; 0 without one."""
+    return torch.cuda.max_memory_allocated() / 2**30 if ON_GPU else 0.0
 
 
 @torch.no_grad()
-def held_out_loss(model, rows: list[ChatRow], model_name: str) -> float:
+def held_out_loss(model, rows: Sequence[ChatRow], model_name: str) -> float:
     """Mean negative log-likelihood of answers and their end of turn, in nats per token."""
     tokenizer = AutoTokenizer.from_pretrained(model_name)
     stop_ids = end_of_turn_ids(tokenizer, model.generation_config)
@@ -169,21 +200,22 @@ def held_out_loss(model, rows: list[ChatRow], model_name: str) -> float:
     return summed / count
 
 
-def show(results: dict[str, tuple[float, float]]) -> None:
+def show(results: dict[str, Measured]) -> None:
     """Print rates, ratios and losses."""
     table = Table(title="One epoch, effective batch 16")
-    for column in ("recipe", "rows/s", "times (a)", "times (b)", "held-out loss", "over (b)"):
+    columns = ["recipe", "rows/s", "times (a)", "times (b)", "held-out loss", "over (b)"]
+    for column in [*columns, "peak GiB"] if ON_GPU else columns:
         table.add_column(column, justify="right")
-    rate_a, rate_b = (results.get(name, (None, None))[0] for name in ("a", "b"))
-    loss_b = results.get("b", (None, None))[1]
-    for name, (rate, loss) in results.items():
+    a, b = results.get("a"), results.get("b")
+    for name, one in results.items():
         table.add_row(
             name,
-            f"{rate:.1f}",
-            f"{rate / rate_a:.2f}" if rate_a else "",
-            f"{rate / rate_b:.2f}" if rate_b else "",
-            f"{loss:.4f}",
-            f"{loss / loss_b - 1:+.1%}" if loss_b else "",
+            f"{one.rate:.1f}",
+            f"{one.rate / a.rate:.2f}" if a else "",
+            f"{one.rate / b.rate:.2f}" if b else "",
+            f"{one.loss:.4f}",
+            f"{one.loss / b.loss - 1:+.1%}" if b else "",
+            *([f"{one.peak_gib:.1f}"] if ON_GPU else []),
         )
     Console().print(table)
 
