@@ -40,23 +40,23 @@ def test_products_and_gradients_are_those_of_each_expert_alone(device, dtype, to
     groups = group_by_expert(chosen, EXPERTS)
     stack = Stack(dtype=dtype, device=device)
     tokens = torch.randn(TOKENS, IN, dtype=dtype, device=device, requires_grad=True)
-    into = torch.randn(EXPERTS, RANK, IN, device=device, requires_grad=True)
-    out = torch.randn(EXPERTS, OUT, RANK, device=device, requires_grad=True)
+    into = torch.randn(EXPERTS * RANK, IN, device=device, requires_grad=True)
+    out = torch.randn(OUT, RANK * EXPERTS, device=device, requires_grad=True)
     inputs = (tokens, into, out)
-    rows = AdaptedProduct.of(
-        tokens, FrozenStack(stack, "weight"), LowRank(into, out), groups, gather=True
-    )
+    update = LowRank(into, out, scaling=0.5)
+    rows = AdaptedProduct.of(tokens, FrozenStack(stack, "weight"), update, groups, gather=True)
     back = torch.randn_like(rows)
     gradients = torch.autograd.grad(rows, inputs, back)
 
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     experts = chosen.reshape(-1)[groups.order]
-    weight = stack.weight.double() + exact[2] @ exact[1]
+    by_expert = exact[2].view(OUT, RANK, EXPERTS).permute(2, 0, 1)
+    weight = stack.weight.double() + 0.5 * by_expert @ exact[1].view(EXPERTS, RANK, IN)
     expected = torch.einsum("ri,roi->ro", exact[0][groups.tokens], weight[experts])
     wanted = torch.autograd.grad(expected, exact, back.double())
     for ours, theirs in zip((rows, *gradients), (expected, *wanted), strict=True):
         error = (ours.double() - theirs).norm() / theirs.norm()
         assert error < tolerance
     for idle in (3, EXPERTS - 1):
-        assert not gradients[1][idle].any()
-        assert not gradients[2][idle].any()
+        assert not gradients[1].view(EXPERTS, RANK, IN)[idle].any()
+        assert not gradients[2].view(OUT, RANK, EXPERTS)[..., idle].any()

@@ -84,9 +84,8 @@ def find_obstacle(model: Any, targets: Targets) -> str | None:
         model: a transformers model, not adapted yet.
         targets: which stacks would be adapted.
     """
-    peft = Version(version("peft"))
-    if f"{peft.major}.{peft.minor}" != TESTED_PEFT:
-        return f"PEFT {peft} is installed, and it was tested with {TESTED_PEFT}"
+    if not peft_is_tested():
+        return f"PEFT {version('peft')} is installed, and it was tested with {TESTED_PEFT}"
     unknown = {name.rpartition(".")[2] for name in targets.parameters} - _STACKS
     if unknown:
         return f"stacks called {', '.join(sorted(unknown))} are not known"
@@ -98,6 +97,12 @@ def find_obstacle(model: Any, targets: Targets) -> str | None:
         if vars(module).get("_is_expert_parallel", False):
             return "the experts are spread over several devices"
     return None
+
+
+def peft_is_tested() -> bool:
+    """Whether PEFT is the release whose layout and wrappers were tested."""
+    peft = Version(version("peft"))
+    return f"{peft.major}.{peft.minor}" == TESTED_PEFT
 
 
 def _experts_modules(model: Any, targets: Targets) -> list[Any]:
@@ -123,15 +128,16 @@ class ParamWrapper(lora.ParamWrapper):  # type: ignore[misc]
         return self.base_layer(x, *args, updates=updates, **kwargs)
 
     def _low_rank(self, adapters: list[str]) -> LowRank:
-        """A and B of every expert; those of several adapters stand beside each other."""
+        """A and B as PEFT keeps them; those of several adapters stand beside each other."""
+        if len(adapters) == 1:
+            (name,) = adapters
+            return LowRank(self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])
         into, out = [], []
         for name in adapters:
             a, b = self.lora_A[name].weight, self.lora_B[name].weight
-            # PEFT's layout: A's rows by expert, then rank; B's columns by rank, then expert.
             into.append(a.reshape(self.num_experts, -1, a.shape[1]))
-            b = b.reshape(b.shape[0], -1, self.num_experts).permute(2, 0, 1)
-            out.append(b * self.scaling[name])
-        return LowRank(torch.cat(into, dim=1), torch.cat(out, dim=2))
+            out.append(b.reshape(b.shape[0], -1, self.num_experts) * self.scaling[name])
+        return LowRank(torch.cat(into, dim=1).flatten(0, 1), torch.cat(out, dim=1).flatten(1), 1.0)
 
 
 def experts_forward(

@@ -16,15 +16,17 @@ ALIGNMENT_BYTES = 16
 
 
 class LowRank(NamedTuple):
-    """The update of a stack of experts, scaling included.
+    """The update of a stack of experts, as PEFT keeps it (0.21, ``lora.ParamWrapper``).
 
     Attributes:
-        into: A, of shape (experts, rank, in).
-        out: B, of shape (experts, out, rank).
+        into: A, of shape (experts x rank, in): its rows by expert, then rank.
+        out: B, of shape (out, rank x experts): its columns by rank, then expert.
+        scaling: the update is ``scaling B A``.
     """
 
     into: torch.Tensor
     out: torch.Tensor
+    scaling: float
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,19 @@ class FrozenStack(NamedTuple):
         return stack if self.module.is_transposed else stack.transpose(1, 2)
 
 
+class _Product(NamedTuple):
+    """What is multiplied by, and how: `AdaptedProduct.of`."""
+
+    stack: FrozenStack
+    scaling: float
+    gather: bool
+
+
 class AdaptedProduct(torch.autograd.Function):  # type: ignore[misc]
     """``x W + (x A^T) B^T`` with each row's own expert; W is frozen, A and B are trained.
 
-    For the backward pass it keeps x (before it is gathered, so not once per expert), A, B and
-    x A^T. What is left to plain autograd would be the gathered x as well.
+    For the backward pass it keeps x (before it is gathered, so not once per expert), A and B as the
+    products take them, and x A^T. What is left to plain autograd would be the gathered x as well.
     """
 
     @staticmethod
@@ -117,9 +127,10 @@ class AdaptedProduct(torch.autograd.Function):  # type: ignore[misc]
             groups: the rows of each expert.
             gather: make rows of tokens first.
         """
+        into, out, scaling = (None, None, 1.0) if update is None else update
         dtype = stack.read().dtype
-        into, out = (None, None) if update is None else _padded(update, dtype)
-        return AdaptedProduct.apply(inputs.to(dtype), into, out, stack, groups, gather)
+        product = _Product(stack, scaling, gather)
+        return AdaptedProduct.apply(inputs.to(dtype), into, out, product, groups)
 
     @staticmethod
     def forward(
@@ -127,21 +138,22 @@ class AdaptedProduct(torch.autograd.Function):  # type: ignore[misc]
         inputs: torch.Tensor,
         into: torch.Tensor | None,
         out: torch.Tensor | None,
-        stack: FrozenStack,
+        product: _Product,
         groups: Groups,
-        gather: bool,
     ) -> torch.Tensor:
-        """As `of`, with A and B in the dtype of the stack."""
-        rows = groups.gather(inputs) if gather else inputs
-        product = _rows_by_stack(rows, stack.read(), groups.ends)
+        """As `of`."""
+        rows = groups.gather(inputs) if product.gather else inputs
+        outputs = _rows_by_stack(rows, product.stack.read(), groups.ends)
         low = None
         if into is not None and out is not None:
+            ctx.layout = _Layout(into, out, experts=groups.ends.shape[0], scaling=product.scaling)
+            into, out = ctx.layout.for_products(into, out, inputs.dtype)
             low = _rows_by_stack(rows, into.transpose(1, 2), groups.ends)  # (rows, rank)
-            product += _rows_by_stack(low, out.transpose(1, 2), groups.ends)
+            outputs += _rows_by_stack(low, out.transpose(1, 2), groups.ends)
         kept = (None,) * 4 if low is None else (inputs, into, out, low)
         ctx.save_for_backward(*kept, groups.order, groups.tokens, groups.inverse, groups.ends)
-        ctx.stack, ctx.per_token, ctx.gather = stack, groups.per_token, gather
-        return product
+        ctx.product, ctx.per_token = product, groups.per_token
+        return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
@@ -153,25 +165,60 @@ class AdaptedProduct(torch.autograd.Function):  # type: ignore[misc]
         of_inputs = of_into = of_out = of_low = None
         if low is not None:
             of_low = _rows_by_stack(gradient, out, ends)
-            of_out = _rows_by_rows(gradient, low, ends)
-            of_into = _rows_by_rows(of_low, groups.gather(inputs) if ctx.gather else inputs, ends)
+            of_into, of_out = ctx.layout.of_parameters(
+                _rows_by_rows(
+                    of_low, groups.gather(inputs) if ctx.product.gather else inputs, ends
+                ),
+                _rows_by_rows(gradient, low, ends),
+            )
         if ctx.needs_input_grad[0]:
-            of_inputs = _rows_by_stack(gradient, ctx.stack.read().transpose(1, 2), ends)
+            of_inputs = _rows_by_stack(gradient, ctx.product.stack.read().transpose(1, 2), ends)
             if of_low is not None:
                 of_inputs += _rows_by_stack(of_low, into, ends)
-            if ctx.gather:
+            if ctx.product.gather:
                 of_inputs = groups.sum_by_token(of_inputs)
-        return of_inputs, of_into, of_out, None, None, None
+        return of_inputs, of_into, of_out, None, None
 
 
-def _padded(update: LowRank, dtype: torch.dtype) -> LowRank:
-    """A and B in the dtype of the products, with zeros up to a rank that a GPU's kernel takes."""
-    step = ALIGNMENT_BYTES // dtype.itemsize
-    missing = -update.into.shape[1] % step
-    return LowRank(
-        functional.pad(update.into.to(dtype), (0, 0, 0, missing)).contiguous(),
-        functional.pad(update.out.to(dtype), (0, missing)).contiguous(),
-    )
+class _Layout:
+    """From A and B as PEFT keeps them to what products take, and back for their gradients.
+
+    Each way is one kernel a tensor, in which dtype, order and scaling change together: with few
+    tokens a pass, launching kernels is what a GPU's step consists of.
+    """
+
+    def __init__(
+        self, into: torch.Tensor, out: torch.Tensor, *, experts: int, scaling: float
+    ) -> None:
+        self.experts, self.scaling = experts, scaling
+        self.rank = into.shape[0] // experts
+        self.dtypes = into.dtype, out.dtype
+
+    def for_products(
+        self, into: torch.Tensor, out: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A of shape (experts, rank, in), and scaled B of (experts, out, rank), in ``dtype``.
+
+        Zeros fill the rank up to one that a GPU's kernel takes.
+        """
+        rank = self.rank + -self.rank % (ALIGNMENT_BYTES // dtype.itemsize)
+        make = into.new_empty if rank == self.rank else into.new_zeros
+        padded_into = make((self.experts, rank, into.shape[1]), dtype=dtype)
+        padded_out = make((self.experts, out.shape[0], rank), dtype=dtype)
+        padded_into[:, : self.rank].copy_(into.view(self.experts, self.rank, -1))
+        by_expert = out.view(-1, self.rank, self.experts).permute(2, 0, 1)
+        torch.mul(by_expert, self.scaling, out=padded_out[..., : self.rank])
+        return padded_into, padded_out
+
+    def of_parameters(
+        self, of_into: torch.Tensor, of_out: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of A and B in their own shapes and dtypes, from those of the padded ones."""
+        into = of_into.new_empty((self.experts, self.rank, of_into.shape[2]), dtype=self.dtypes[0])
+        into.copy_(of_into[:, : self.rank])
+        out = of_out.new_empty((of_out.shape[1], self.rank, self.experts), dtype=self.dtypes[1])
+        torch.mul(of_out[..., : self.rank].permute(1, 2, 0), self.scaling, out=out)
+        return into.flatten(0, 1), out.flatten(1)
 
 
 def _rows_by_stack(rows: torch.Tensor, stack: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from prompt_distillation.training.activations import saved_bytes
 from prompt_distillation.training.adapter import LoraSettings, count_parameters, lora_config
 from prompt_distillation.training.expert_lora import ParamWrapper, set_expert_lora
 from prompt_distillation.training.fourbit import FourBitSettings
+from prompt_distillation.training.linear_lora import set_linear_lora
 from prompt_distillation.training.quantisation import BaseBytes, base_bytes
 from prompt_distillation.training.targets import (
     active_experts,
@@ -200,6 +201,7 @@ def _model(config: Any, lora: LoraSettings | None, *, dtype: torch.dtype) -> Any
     targets = find_targets(model, lora.targets)
     adapter = lora_config(lora, targets, expert_rank=expert_rank)
     set_expert_lora(model, adapter, targets, lora.expert_lora)
+    set_linear_lora(adapter)
     return get_peft_model(model, adapter)
 
 

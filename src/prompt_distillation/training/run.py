@@ -251,6 +251,7 @@ def _dataset(rows: EncodedRows) -> Any:
 
 def _peft_config(lora: LoraSettings | None, model: Any) -> Any:
     from prompt_distillation.training.expert_lora import set_expert_lora
+    from prompt_distillation.training.linear_lora import set_linear_lora
 
     if lora is None:
         return None
@@ -258,6 +259,7 @@ def _peft_config(lora: LoraSettings | None, model: Any) -> Any:
     expert_rank = lora.expert_rank or default_expert_rank(model.config, lora.rank)
     config = lora_config(lora, targets, expert_rank=expert_rank)
     set_expert_lora(model, config, targets, lora.expert_lora)
+    set_linear_lora(config)
     return config
 
 
