@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from random_model import drawn_where_missing
 from rich.console import Console
 from rich.table import Table
 
@@ -161,7 +162,8 @@ def show(results: dict[str, Measured]) -> dict[str, float]:
 def main() -> None:
     """Measure, print, and write the JSON if asked to."""
     options = parse_arguments()
-    results = asyncio.run(measure(options))
+    with drawn_where_missing():
+        results = asyncio.run(measure(options))
     ratios = show(results)
     report = {name: asdict(one) for name, one in results.items()} | {"ratios": ratios}
     if options.output_file:

@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 from plain_loop import generate_each, load
+from random_model import drawn_where_missing
 
 from prompt_distillation.checkpoints import resolve_model
 from prompt_distillation.commands.create_data import CreateDataConfig
@@ -50,7 +51,8 @@ def main() -> None:
         config = CreateDataConfig(
             output_file=Path(folder) / "out.jsonl", max_retries=0, **arguments
         )
-        asyncio.run(measure(config, slow_inputs, rounds))
+        with drawn_where_missing():
+            asyncio.run(measure(config, slow_inputs, rounds))
 
 
 async def measure(config: CreateDataConfig, slow_inputs: int, rounds: int) -> None:

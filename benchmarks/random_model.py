@@ -11,8 +11,8 @@ Every command takes the folder as it takes any model. Shapes and vocabulary size
 ones; the tokenizer is the example student's, whose 5,120 tokens the model reads, while it writes
 any of its own. With --layers, the rest of the shape stays and the model is shallower: time and
 memory per layer are the true ones, and the embeddings weigh more. A model of random weights writes
-until --max_tokens. With --config_only there are no weights in the folder: the training benchmarks
-draw them where they compute, and vLLM does with --load_format dummy.
+until --max_tokens. With --config_only the file of weights is empty, and the benchmarks draw them
+where they compute.
 """
 
 import argparse
@@ -24,6 +24,8 @@ from typing import Any
 from unittest import mock
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -34,7 +36,12 @@ from transformers import (
 from transformers.models.qwen3 import Qwen3Config
 from transformers.models.qwen3_moe import Qwen3MoeConfig
 
+from prompt_distillation.engines import vllm_start
+from prompt_distillation.engines.base import EngineOptions
+
 EXAMPLE = Path(__file__).parents[1] / "example-models"
+
+WEIGHTS = "model.safetensors"
 
 SHAPES: dict[str, PreTrainedConfig] = {
     # https://huggingface.co/Qwen/Qwen3-30B-A3B-Instruct-2507/blob/main/config.json
@@ -75,8 +82,7 @@ def main() -> None:
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     tokenizer.save_pretrained(options.folder)
     if options.config_only:
-        config.save_pretrained(options.folder)
-        GenerationConfig.from_model_config(config).save_pretrained(options.folder)
+        save_without_weights(config, options.folder)
         print(f"{options.folder}: {options.shape}, {config.num_hidden_layers} layers, no weights")
         return
     model = draw(config, torch.bfloat16, seed=options.seed)
@@ -99,20 +105,43 @@ def draw(config: PreTrainedConfig, dtype: torch.dtype, *, seed: int = 0) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
+def save_without_weights(config: PreTrainedConfig, folder: Path) -> None:
+    """A model folder whose file of weights is empty."""
+    config.dtype = torch.bfloat16
+    config.save_pretrained(folder)
+    GenerationConfig.from_model_config(config).save_pretrained(folder)
+    save_file({}, folder / WEIGHTS)
+
+
+def has_no_weights(folder: str) -> bool:
+    """Whether a folder was made with --config_only."""
+    file = Path(folder) / WEIGHTS
+    if not file.is_file():
+        return False
+    with safe_open(file, "pt") as weights:
+        return not list(weights.keys())
+
+
 @contextmanager
 def drawn_where_missing() -> Iterator[None]:
-    """Within it, a model folder without weights is loaded with random ones, always the same."""
-    from_files = AutoModelForCausalLM.from_pretrained
+    """Within it, a model made with --config_only has random weights, always the same."""
+    from_files, vllm_arguments = AutoModelForCausalLM.from_pretrained, vllm_start._engine_arguments
 
     def load(name: str, *arguments: Any, **options: Any) -> Any:
-        if not Path(name).is_dir() or any(Path(name).glob("*.safetensors")):
+        if not has_no_weights(name):
             return from_files(name, *arguments, **options)
         assert not options.get("quantization_config"), "quantised weights are read from files"
-        return draw(AutoConfig.from_pretrained(name), options["dtype"])
+        config = AutoConfig.from_pretrained(name)
+        dtype = options.get("dtype", "auto")
+        return draw(config, config.dtype if dtype == "auto" else dtype)
+
+    def arguments(options: EngineOptions, *more: Any, **named: Any) -> dict[str, Any]:
+        drawn = {"load_format": "dummy"} if has_no_weights(options.model) else {}
+        return vllm_arguments(options, *more, **named) | drawn
 
     with (
         mock.patch.object(AutoModelForCausalLM, "from_pretrained", load),
-        mock.patch("prompt_distillation.commands.train.check_model"),
+        mock.patch.object(vllm_start, "_engine_arguments", arguments),
     ):
         yield
 

@@ -2,6 +2,7 @@
 
     python benchmarks/training_memory.py                       # every shape; minutes on two cores
     python benchmarks/training_memory.py --only dense moe      # some of them
+    python benchmarks/training_memory.py --only qwen3-30b-a3b  # the target's shape: 80 GB of GPU
 
 Random weights of three families, a few real steps of the package's own trainer each, in a process
 of their own. On a GPU the peak is `torch.cuda.max_memory_allocated()`. On a CPU it is the highest
@@ -23,15 +24,11 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from random_model import SHAPES as REAL_SHAPES
+from random_model import draw, drawn_where_missing, save_without_weights
 from rich.console import Console
 from rich.table import Table
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPT2Config,
-    Qwen3Config,
-    Qwen3MoeConfig,
-)
+from transformers import AutoTokenizer, GPT2Config, Qwen3Config, Qwen3MoeConfig
 
 from prompt_distillation.commands.train import TrainConfig
 from prompt_distillation.commands.train_settings import run_settings
@@ -53,6 +50,7 @@ SHAPES = {
         num_experts_per_tok=4,
     ),
     "gpt2": GPT2Config(),  # GPT-2 small
+    **REAL_SHAPES,
 }  # fmt: skip
 
 
@@ -82,18 +80,27 @@ CASES = {
     "gpt2, checkpointing": Case("gpt2", {"gradient_checkpointing": True}),
     "gpt2, every weight": Case("gpt2", {"gradient_checkpointing": False, "use_lora": False}),
 }
+LARGE_CASES = {
+    "qwen3-30b-a3b": Case("qwen3-30b-a3b", {"gradient_checkpointing": False}),
+    "qwen3-30b-a3b, checkpointing": Case("qwen3-30b-a3b", {"gradient_checkpointing": True}),
+}
 
 
 def main() -> None:
     """Measure every case in a process of its own and print account against measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=list(CASES), help="cases, or shapes")
+    parser.add_argument("--only", nargs="*", help="cases, or shapes; default: all small ones")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(CASES[options.measure])))
+        print(json.dumps(measure((CASES | LARGE_CASES)[options.measure])))
         return
-    chosen = [n for n, case in CASES.items() if n in options.only or case.shape in options.only]
+    chosen = [
+        name
+        for name, case in (CASES | LARGE_CASES).items()
+        if (options.only is None and name in CASES)
+        or (options.only and {name, case.shape} & set(options.only))
+    ]
     results = {}
     for name in chosen:
         done = subprocess.run(
@@ -115,7 +122,8 @@ def measure(case: Case) -> dict[str, float]:
         settings = prepare(case, folder)
         on_gpu = torch.cuda.is_available()
         account = plan_run(settings, capacity_gib=80, on_gpu=on_gpu).account
-        measured = peak_of(settings)
+        with drawn_where_missing():
+            measured = peak_of(settings)
     if on_gpu:
         # The allocator's figure is without what the context takes.
         return vars(account) | {"total": account.total - account.context, "measured": measured}
@@ -124,13 +132,14 @@ def measure(case: Case) -> dict[str, float]:
 
 def prepare(case: Case, folder: Path) -> RunSettings:
     """Write model and rows, and resolve the settings as the command does."""
-    torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     config = SHAPES[case.shape]
     config.eos_token_id, config.bos_token_id = tokenizer.eos_token_id, None
     config.pad_token_id = tokenizer.pad_token_id
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder / "model")
+    if case.shape in REAL_SHAPES:
+        save_without_weights(config, folder / "model")
+    else:
+        draw(config, torch.bfloat16).to("cpu").save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     write_rows(folder / "rows.jsonl", count=4 * STEPS)
     train_config = TrainConfig(

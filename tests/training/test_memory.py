@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 from prompt_distillation.training.adapter import LoraSettings, lora_config
 from prompt_distillation.training.expert_lora import set_expert_lora
 from prompt_distillation.training.memory import Plan, account
+from prompt_distillation.training.plan import SPARE
 from prompt_distillation.training.targets import find_targets
 
 LORA = LoraSettings(rank=8, alpha=16, expert_rank=4, targets="all-linear")
@@ -146,6 +147,6 @@ def test_the_reference_rank_on_every_expert_does_not_fit_80_gib_and_the_default_
         optimizer="adamw_torch",
         on_gpu=True,
     )
-    assert account(config, plan).total / 2**30 > 80
+    assert account(config, plan).total / 2**30 > 80 * (1 - SPARE)
     lora = replace(plan.lora, expert_rank=None)
     assert account(config, replace(plan, lora=lora)).total / 2**30 < 70

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from prompt_distillation.training.expert_lora import IMPLEMENTATION
+from prompt_distillation.training.norms import fuse_norms, is_fused
 from prompt_distillation.training.targets import number_of_experts
 
 
@@ -33,6 +35,11 @@ def saved_bytes(model: Any, *, tokens: int, mask_entries: int, half: bool, on_gp
     # Ours has shapes without data, and runs as it is.
     if number_of_experts(config) and config._experts_implementation != IMPLEMENTATION:
         model.set_experts_implementation("memory_account")
+    if on_gpu:
+        fuse_norms(model)
+        for module in model.modules():
+            if is_fused(module):
+                module.forward = MethodType(_norm, module)
     # PEFT's folding asks for autocast on the weight's device, and there is none for meta (torch
     # 2.13); PEFT cannot build on fake tensors (0.21.2). So built on the one and run on the other.
     with FakeTensorMode():
@@ -93,6 +100,20 @@ class _FusedAttention(torch.autograd.Function):  # type: ignore[misc]
         sums = torch.empty(query.shape[:-1], dtype=torch.float32, device=query.device)
         ctx.save_for_backward(query, key, value, bias, output, sums)
         return output
+
+
+class _FusedNorm(torch.autograd.Function):  # type: ignore[misc]
+    """Saves what a norm in one kernel saves: its input and a number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Any) -> Any:
+        factors = torch.empty(hidden.shape[:-1], dtype=torch.float32, device=hidden.device)
+        ctx.save_for_backward(hidden, factors)
+        return torch.empty_like(hidden)
+
+
+def _norm(module: Any, hidden: Any) -> Any:
+    return _FusedNorm.apply(hidden)
 
 
 def _attention(

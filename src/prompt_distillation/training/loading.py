@@ -69,6 +69,8 @@ def load_model(settings: ModelSettings, *, use_lora: bool, on_gpu: bool) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from prompt_distillation.training.norms import fuse_norms
+
     if settings.dtype == "auto":
         dtype = torch.bfloat16 if on_gpu and use_lora else torch.float32
     else:
@@ -83,11 +85,14 @@ def load_model(settings: ModelSettings, *, use_lora: bool, on_gpu: bool) -> Any:
     if settings.four_bit is not None:
         options["quantization_config"] = _four_bit_config(settings.name, settings.four_bit)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             settings.name, **(options | settings.init_options)
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"cannot load {settings.name}: {error}") from error
+    if on_gpu:
+        fuse_norms(model)
+    return model
 
 
 def _four_bit_config(name: str, settings: FourBitSettings) -> Any:

@@ -27,6 +27,10 @@ from prompt_distillation.training.run import RunSettings, micro_batch
 SPARE = 0.05
 """Share of a card kept free: the allocator's fragments, which no account can know."""
 
+SPARE_WHEN_KEPT = 0.1
+"""The same where activations are kept unasked: a run that ends for want of memory is worse than a
+slower one."""
+
 ASSUMED_UTILISATION = 0.15
 """Model-FLOPs utilisation that the time estimate assumes: a cautious guess, not a measurement."""
 
@@ -42,6 +46,7 @@ class RunPlan:
         rows: trained on, per epoch.
         tokens: of them, per epoch.
         micro_batch: how a step is cut.
+        gradient_checkpointing: whether layers are recomputed.
         steps: optimizer steps of the whole run.
         tokens_per_step: in each of them, on average.
         account: bytes per device.
@@ -56,6 +61,7 @@ class RunPlan:
     rows: int
     tokens: int
     micro_batch: MicroBatch
+    gradient_checkpointing: bool
     steps: int
     tokens_per_step: float
     account: MemoryAccount
@@ -78,22 +84,8 @@ def plan_run(settings: RunSettings, *, capacity_gib: float, on_gpu: bool) -> Run
         InputError: as for the run itself.
         ModelError: the model's configuration or tokenizer cannot be read.
     """
-    from transformers import AutoConfig, GenerationConfig
-
-    tokenizer = load_tokenizer(settings.model, chat_template_path=settings.chat_template_path)
-    try:
-        config = AutoConfig.from_pretrained(
-            settings.model.name, trust_remote_code=settings.model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot read the configuration of {settings.model.name}: {error}"
-        ) from error
-    generation = GenerationConfig.from_model_config(config)
-    data = encode_rows(
-        read_chat_rows(settings.train_file), tokenizer,
-        stop_ids=end_of_turn_ids(tokenizer, generation), max_length=settings.max_length,
-    )  # fmt: skip
+    config, data = _read(settings)
+    settings = _settled(settings, config, data, capacity_gib=capacity_gib, on_gpu=on_gpu)
     plan = _memory_plan(settings, data, on_gpu=on_gpu)
     counted = account(config, plan)
     capacity = capacity_gib * GIB
@@ -108,6 +100,7 @@ def plan_run(settings: RunSettings, *, capacity_gib: float, on_gpu: bool) -> Run
         rows=len(data.rows),
         tokens=data.tokens,
         micro_batch=batch,
+        gradient_checkpointing=plan.gradient_checkpointing,
         steps=steps,
         tokens_per_step=tokens_per_step,
         account=counted,
@@ -117,6 +110,58 @@ def plan_run(settings: RunSettings, *, capacity_gib: float, on_gpu: bool) -> Run
         proposal=propose(settings, total, limit=limit) if counted.total > limit else None,
         seconds=_seconds(config, plan, steps * tokens_per_step),
     )
+
+
+def settle_checkpointing(
+    settings: RunSettings, *, capacity_gib: float, on_gpu: bool
+) -> RunSettings:
+    """Recompute activations only where they would not fit, unless the user has said which.
+
+    Args:
+        settings: of the run; ``sft["gradient_checkpointing"]`` is None where it shall be settled.
+        capacity_gib: of the device, or of the machine's memory.
+        on_gpu: whether it is a GPU's.
+
+    Raises:
+        InputError: as for the run itself.
+        ModelError: the model's configuration or tokenizer cannot be read.
+    """
+    if settings.sft["gradient_checkpointing"] is not None:
+        return settings
+    config, data = _read(settings)
+    return _settled(settings, config, data, capacity_gib=capacity_gib, on_gpu=on_gpu)
+
+
+def _settled(
+    settings: RunSettings, config: Any, data: EncodedRows, *, capacity_gib: float, on_gpu: bool
+) -> RunSettings:
+    if settings.sft["gradient_checkpointing"] is not None:
+        return settings
+    kept = replace(settings, sft={**settings.sft, "gradient_checkpointing": False})
+    needed = account(config, _memory_plan(kept, data, on_gpu=on_gpu)).total
+    if needed <= capacity_gib * GIB * (1 - SPARE_WHEN_KEPT):
+        return kept
+    return replace(settings, sft={**settings.sft, "gradient_checkpointing": True})
+
+
+def _read(settings: RunSettings) -> tuple[Any, EncodedRows]:
+    """The model's configuration and the encoded rows."""
+    from transformers import AutoConfig, GenerationConfig
+
+    tokenizer = load_tokenizer(settings.model, chat_template_path=settings.chat_template_path)
+    try:
+        config = AutoConfig.from_pretrained(
+            settings.model.name, trust_remote_code=settings.model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot read the configuration of {settings.model.name}: {error}"
+        ) from error
+    generation = GenerationConfig.from_model_config(config)
+    return config, encode_rows(
+        read_chat_rows(settings.train_file), tokenizer,
+        stop_ids=end_of_turn_ids(tokenizer, generation), max_length=settings.max_length,
+    )  # fmt: skip
 
 
 def _steps(settings: RunSettings, data: EncodedRows, batch: MicroBatch) -> tuple[int, float]:
@@ -155,7 +200,8 @@ def show_plan(console: Console, plan: RunPlan) -> None:
     console.print(
         f"{plan.rows:,} rows, {plan.tokens:,} tokens an epoch; {plan.steps:,} optimizer steps of "
         f"{batch.rows} rows x {batch.accumulation_steps} pass(es), "
-        f"{plan.tokens_per_step:,.0f} tokens each"
+        f"{plan.tokens_per_step:,.0f} tokens each; activations "
+        f"{'recomputed' if plan.gradient_checkpointing else 'kept'}"
     )
     if plan.seconds is not None:
         console.print(f"about {plan.seconds / 60:.0f} minutes on this GPU")

@@ -278,7 +278,8 @@ def _show_start(
     )
     console.print(
         f"an optimizer step: {arguments.per_device_train_batch_size} rows a pass x "
-        f"{arguments.gradient_accumulation_steps} pass(es) x {arguments.world_size} process(es)"
+        f"{arguments.gradient_accumulation_steps} pass(es) x {arguments.world_size} process(es); "
+        f"activations {'recomputed' if arguments.gradient_checkpointing else 'kept'}"
     )
     if checkpoint:
         console.print(f"going on from {checkpoint}")
