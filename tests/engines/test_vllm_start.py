@@ -1,4 +1,4 @@
-"""What vLLM finds in its environment when it starts on a CPU."""
+"""What vLLM finds in its environment when it starts."""
 
 import os
 
@@ -10,11 +10,12 @@ from prompt_distillation.engines.vllm_start import vllm_environment
 
 ONE_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 BINDING = "VLLM_CPU_OMP_THREADS_BIND"
+PROCESSES = "VLLM_WORKER_MULTIPROC_METHOD"
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    for name in (ONE_PROCESS, BINDING):
+    for name in (ONE_PROCESS, BINDING, PROCESSES):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -38,3 +39,13 @@ def test_shares_of_a_model_have_cores_of_their_own():
     with vllm_environment(EngineOptions(model="m", tensor_parallel_size=2), device="cpu"):
         assert ONE_PROCESS not in os.environ
         assert os.environ[BINDING] == share_cores(2)
+
+
+def test_processes_for_a_gpu_are_not_forked_from_one_that_may_have_looked_at_it(monkeypatch):
+    with vllm_environment(EngineOptions(model="m"), device="cuda"):
+        assert os.environ[PROCESSES] == "spawn"
+        assert ONE_PROCESS not in os.environ
+    assert PROCESSES not in os.environ
+    monkeypatch.setenv(PROCESSES, "fork")
+    with vllm_environment(EngineOptions(model="m"), device="cuda"):
+        assert os.environ[PROCESSES] == "fork"

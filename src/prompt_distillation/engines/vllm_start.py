@@ -89,6 +89,10 @@ def vllm_environment(options: EngineOptions, *, device: str) -> Iterator[None]:
     of_this_engine = {"PYTHONWARNINGS": "ignore", "TORCH_LOGS": "-all"}
     if device == "cpu":
         of_this_engine |= _cpu_environment(options)
+    else:
+        # Whoever has asked torch for its GPUs, as this package and its libraries do, can no longer
+        # fork a process that computes on them; vLLM forks unless CUDA itself was in use by then.
+        of_this_engine["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     missing = {name: value for name, value in of_this_engine.items() if name not in os.environ}
     os.environ.update(missing)
     try:
