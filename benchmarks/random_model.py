@@ -107,6 +107,8 @@ def draw(config: PreTrainedConfig, dtype: torch.dtype, *, seed: int = 0) -> Any:
 
 def save_without_weights(config: PreTrainedConfig, folder: Path) -> None:
     """A model folder whose file of weights is empty."""
+    with torch.device("meta"):
+        config.architectures = [type(AutoModelForCausalLM.from_config(config)).__name__]
     config.dtype = torch.bfloat16
     config.save_pretrained(folder)
     GenerationConfig.from_model_config(config).save_pretrained(folder)

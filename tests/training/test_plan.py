@@ -5,7 +5,7 @@ from prompt_distillation.commands.train import TrainConfig
 from prompt_distillation.commands.train_settings import run_settings
 from prompt_distillation.training.batches import MicroBatch
 from prompt_distillation.training.memory import GIB
-from prompt_distillation.training.plan import plan_run, show_plan
+from prompt_distillation.training.plan import plan_run, settle_checkpointing, show_plan
 from prompt_distillation.training.proposal import _adapter, _one_row_a_pass
 
 
@@ -16,6 +16,7 @@ def settings(train_file, student, tmp_path):
         model_name=str(student),
         output_dir=tmp_path / "run",
         lora_expert_rank=32,
+        gradient_checkpointing=True,
     )
     return run_settings(config, {}, None)
 
@@ -42,7 +43,8 @@ def test_what_nothing_helps_gets_no_proposal(settings):
 def test_the_proposal_is_the_account_of_the_run_with_its_flags_and_has_none_to_spare(
     settings, capsys
 ):
-    quantised = plan_run(with_flags(settings, load_in_4bit=True), capacity_gib=80.0, on_gpu=False)
+    flags = {"load_in_4bit": True, "gradient_checkpointing": True}
+    quantised = plan_run(with_flags(settings, **flags), capacity_gib=80.0, on_gpu=False)
     just_enough = quantised.account.total / GIB / 0.95 * 1.001
     plan = plan_run(settings, capacity_gib=just_enough, on_gpu=False)
     # The steps before it in the list do not help enough, and are not asked for beside it.
@@ -53,6 +55,37 @@ def test_the_proposal_is_the_account_of_the_run_with_its_flags_and_has_none_to_s
     assert "4 bits save" in capsys.readouterr().out
     saved = quantised.base_unquantised.total - quantised.base.total
     assert 0 < saved < quantised.base_unquantised.total
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_activations_are_kept_where_they_fit_with_room_to_spare(settings, on_gpu):
+    asked, kept, recomputed = (
+        with_flags(settings, gradient_checkpointing=value) for value in (None, False, True)
+    )
+    sizes = [
+        plan_run(one, capacity_gib=80.0, on_gpu=on_gpu).account.total for one in (kept, recomputed)
+    ]
+    assert sizes[0] > sizes[1]
+    for share_of_card, wanted in ((0.89, False), (0.91, True)):
+        card = {"capacity_gib": sizes[0] / GIB / share_of_card, "on_gpu": on_gpu}
+        settled = settle_checkpointing(asked, **card)
+        assert settled.sft["gradient_checkpointing"] is wanted
+        plan = plan_run(asked, **card)
+        assert plan.gradient_checkpointing is wanted
+        assert plan.account.total == sizes[wanted]
+        for said in (kept, recomputed):
+            assert settle_checkpointing(said, **card) == said
+
+
+def test_a_proposal_counts_activations_as_the_run_with_it_would(settings):
+    least = plan_run(settings, capacity_gib=80.0, on_gpu=False).account.total
+    tight = least / GIB  # the allocator's fragments have no room
+    asked = with_flags(settings, lora_expert_rank=32)
+    plan = plan_run(asked, capacity_gib=tight, on_gpu=False)
+    flags, total = plan.proposal
+    assert flags == ["--lora_expert_rank none"]
+    run = with_flags(settings)
+    assert total == plan_run(run, capacity_gib=tight, on_gpu=False).account.total
 
 
 def test_smaller_batches_and_an_adapter_are_counted_with_all_that_follows_from_them(settings):

@@ -85,16 +85,20 @@ def plan_run(settings: RunSettings, *, capacity_gib: float, on_gpu: bool) -> Run
         ModelError: the model's configuration or tokenizer cannot be read.
     """
     config, data = _read(settings)
-    settings = _settled(settings, config, data, capacity_gib=capacity_gib, on_gpu=on_gpu)
+
+    def settled(asked: RunSettings) -> RunSettings:
+        return _settled(asked, config, data, capacity_gib=capacity_gib, on_gpu=on_gpu)
+
+    def total(asked: RunSettings) -> float:
+        return account(config, _memory_plan(settled(asked), data, on_gpu=on_gpu)).total
+
+    asked, settings = settings, settled(settings)
     plan = _memory_plan(settings, data, on_gpu=on_gpu)
     counted = account(config, plan)
     capacity = capacity_gib * GIB
     limit = capacity * (1 - SPARE)
     batch = micro_batch(settings, data)
     steps, tokens_per_step = _steps(settings, data, batch)
-
-    def total(changed: RunSettings) -> float:
-        return account(config, _memory_plan(changed, data, on_gpu=on_gpu)).total
 
     return RunPlan(
         rows=len(data.rows),
@@ -107,7 +111,7 @@ def plan_run(settings: RunSettings, *, capacity_gib: float, on_gpu: bool) -> Run
         base=base_weights(config, plan),
         base_unquantised=base_weights(config, replace(plan, four_bit=None)),
         capacity=capacity,
-        proposal=propose(settings, total, limit=limit) if counted.total > limit else None,
+        proposal=propose(asked, total, limit=limit) if counted.total > limit else None,
         seconds=_seconds(config, plan, steps * tokens_per_step),
     )
 

@@ -65,7 +65,7 @@ def _default_expert_rank(settings: RunSettings) -> tuple[str, RunSettings] | Non
 
 
 def _checkpointing(settings: RunSettings) -> tuple[str, RunSettings] | None:
-    if settings.sft["gradient_checkpointing"]:
+    if settings.sft["gradient_checkpointing"] is not False:  # None: it is where it has to be
         return None
     sft = {**settings.sft, "gradient_checkpointing": True}
     return "--gradient_checkpointing true", replace(settings, sft=sft)
