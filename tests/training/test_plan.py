@@ -1,8 +1,10 @@
 import pytest
+import torch
 from rich.console import Console
 
 from prompt_distillation.commands.train import TrainConfig
 from prompt_distillation.commands.train_settings import run_settings
+from prompt_distillation.training import flops
 from prompt_distillation.training.batches import MicroBatch
 from prompt_distillation.training.memory import GIB
 from prompt_distillation.training.plan import plan_run, settle_checkpointing, show_plan
@@ -111,6 +113,29 @@ def test_smaller_batches_and_an_adapter_are_counted_with_all_that_follows_from_t
         "--use_lora true": counted["adapter"],
     }
     assert counted["adapter"] < counted["full"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "ms_a_layer"),
+    [
+        ({"gradient_checkpointing": False}, 7.5),
+        ({"gradient_checkpointing": True}, 11),
+        ({"gradient_checkpointing": True, "load_in_4bit": True}, 41),
+    ],
+)
+def test_few_tokens_take_the_time_of_their_launches_and_many_that_of_their_arithmetic(
+    settings, monkeypatch, flags, ms_a_layer
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(flops, "peak_flops", lambda device: 1e15)
+    changed = with_flags(settings, **flags)
+    few = plan_run(changed, capacity_gib=80.0, on_gpu=True)
+    assert few.seconds == pytest.approx(few.steps * 2 * ms_a_layer / 1000)  # two layers
+    monkeypatch.setattr(flops, "peak_flops", lambda device: 1e6)
+    slow = [plan_run(changed, capacity_gib=80.0, on_gpu=True).seconds]
+    monkeypatch.setattr(flops, "peak_flops", lambda device: 2e6)
+    slow.append(plan_run(changed, capacity_gib=80.0, on_gpu=True).seconds)
+    assert slow[0] == pytest.approx(2 * slow[1])
 
 
 def test_steps_of_a_cut_run_of_a_part_of_an_epoch_and_of_packed_rows(settings):

@@ -32,7 +32,14 @@ SPARE_WHEN_KEPT = 0.1
 slower one."""
 
 ASSUMED_UTILISATION = 0.15
-"""Model-FLOPs utilisation that the time estimate assumes: a cautious guess, not a measurement."""
+"""Model-FLOPs utilisation that the time estimate assumes where there are tokens enough: a cautious
+guess, not a measurement."""
+
+LAYER_SECONDS, RECOMPUTED_LAYER_SECONDS, FOUR_BIT_LAYER_SECONDS = 0.0075, 0.011, 0.041
+"""What a layer takes of a pass however few its tokens: its kernels are launched one by one, and a
+4-bit one is dequantised. Measured on an H200 at the shape of Qwen3-30B-A3B with 690 tokens a pass
+(benchmarks/training_profile.py; eight steps of recipes/small-gpu-train.yaml); recomputing by the
+kernels that it adds."""
 
 WITHIN_OTHERS = {"held_gradients", "layer"}
 """Parts of the account that are parts of `gradients` and `layers`."""
@@ -100,6 +107,7 @@ def plan_run(settings: RunSettings, *, capacity_gib: float, on_gpu: bool) -> Run
     batch = micro_batch(settings, data)
     steps, tokens_per_step = _steps(settings, data, batch)
 
+    passes = steps * batch.accumulation_steps
     return RunPlan(
         rows=len(data.rows),
         tokens=data.tokens,
@@ -112,7 +120,7 @@ def plan_run(settings: RunSettings, *, capacity_gib: float, on_gpu: bool) -> Run
         base_unquantised=base_weights(config, replace(plan, four_bit=None)),
         capacity=capacity,
         proposal=propose(asked, total, limit=limit) if counted.total > limit else None,
-        seconds=_seconds(config, plan, steps * tokens_per_step),
+        seconds=_seconds(config, plan, tokens=steps * tokens_per_step, passes=passes),
     )
 
 
@@ -208,7 +216,9 @@ def show_plan(console: Console, plan: RunPlan) -> None:
         f"{'recomputed' if plan.gradient_checkpointing else 'kept'}"
     )
     if plan.seconds is not None:
-        console.print(f"about {plan.seconds / 60:.0f} minutes on this GPU")
+        console.print(
+            f"about {math.ceil(plan.seconds / 60)} minute(s) on this GPU, once it is loaded"
+        )
     verdict = "fits" if plan.fits else "does not fit"
     console.print(f"{verdict} a device with {plan.capacity / GIB:.0f} GiB")
     if plan.proposal is not None:
@@ -260,7 +270,7 @@ def _mask_entries(settings: RunSettings, lengths: list[int], *, padded: bool) ->
     return len(lengths) * max(lengths) ** 2 if padded else sum(lengths) ** 2
 
 
-def _seconds(config: Any, plan: Plan, tokens: float) -> float | None:
+def _seconds(config: Any, plan: Plan, *, tokens: float, passes: int) -> float | None:
     import torch
 
     from prompt_distillation.training.flops import peak_flops, training_flops_per_token
@@ -273,4 +283,11 @@ def _seconds(config: Any, plan: Plan, tokens: float) -> float | None:
     per_token = training_flops_per_token(
         meta_model(config, plan.lora, dtype_bytes=plan.base_dtype_bytes)
     )
-    return tokens * per_token / (peak * ASSUMED_UTILISATION)
+    layers = int(config.get_text_config().num_hidden_layers)
+    return max(tokens * per_token / (peak * ASSUMED_UTILISATION), passes * layers * _floor(plan))
+
+
+def _floor(plan: Plan) -> float:
+    if plan.four_bit is not None:
+        return FOUR_BIT_LAYER_SECONDS
+    return RECOMPUTED_LAYER_SECONDS if plan.gradient_checkpointing else LAYER_SECONDS
