@@ -4,10 +4,11 @@ from rich.console import Console
 
 from prompt_distillation.commands.train import TrainConfig
 from prompt_distillation.commands.train_settings import run_settings
-from prompt_distillation.training import flops
+from prompt_distillation.training import flops, plan
 from prompt_distillation.training.batches import MicroBatch
+from prompt_distillation.training.display import show_plan
 from prompt_distillation.training.memory import GIB
-from prompt_distillation.training.plan import plan_run, settle_checkpointing, show_plan
+from prompt_distillation.training.plan import plan_run, settle_checkpointing
 from prompt_distillation.training.proposal import _adapter, _one_row_a_pass
 
 
@@ -77,6 +78,17 @@ def test_activations_are_kept_where_they_fit_with_room_to_spare(settings, on_gpu
         assert plan.account.total == sizes[wanted]
         for said in (kept, recomputed):
             assert settle_checkpointing(said, **card) == said
+
+
+def test_what_cannot_be_counted_is_trained_all_the_same(settings, monkeypatch, caplog):
+    def fail(*arguments):
+        raise NotImplementedError("no shape without data")
+
+    monkeypatch.setattr(plan, "account", fail)
+    asked = with_flags(settings)
+    settled = settle_checkpointing(asked, capacity_gib=80.0, on_gpu=False)
+    assert settled.sft["gradient_checkpointing"] is True
+    assert "Qwen3MoeConfig (no shape without data)" in caplog.text
 
 
 def test_a_proposal_counts_activations_as_the_run_with_it_would(settings):

@@ -179,7 +179,8 @@ def _dry_run(config: TrainConfig, settings: "RunSettings", console: Any) -> int:
     """Print the plan; exit code 1 says that it does not fit."""
     import torch
 
-    from prompt_distillation.training.plan import plan_run, show_plan
+    from prompt_distillation.training.display import show_plan
+    from prompt_distillation.training.plan import plan_run
 
     here = _memory_gib(on_gpu=True) if torch.cuda.is_available() else 80.0
     # The account of a machine without a GPU is of the card it is planned for.

@@ -44,7 +44,7 @@ class Linear(lora.Linear):  # type: ignore[misc]
 
     def _plain_adapter(self, x: torch.Tensor) -> str | None:
         """The one adapter whose products can be written out; None where PEFT has to do more."""
-        if not self.training or self.disable_adapters or self.merged:
+        if not self.training or self.disable_adapters or self.merged or x.dim() < 2:
             return None
         names = [name for name in self.active_adapters if name in self.lora_A]
         if len(names) != 1 or names[0] in self.lora_variant or self.lora_bias[names[0]]:

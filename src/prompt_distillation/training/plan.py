@@ -1,11 +1,9 @@
 """A plan before the run: steps, tokens, memory, time, and the flags that make it fit the card."""
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from prompt_distillation.errors import ModelError
 from prompt_distillation.training.batches import MicroBatch
@@ -24,6 +22,8 @@ from prompt_distillation.training.quantisation import BaseBytes
 from prompt_distillation.training.rows import read_chat_rows
 from prompt_distillation.training.run import RunSettings, micro_batch
 
+logger = logging.getLogger(__name__)
+
 SPARE = 0.05
 """Share of a card kept free: the allocator's fragments, which no account can know."""
 
@@ -40,9 +40,6 @@ LAYER_SECONDS, RECOMPUTED_LAYER_SECONDS, FOUR_BIT_LAYER_SECONDS = 0.0075, 0.011,
 4-bit one is dequantised. Measured on an H200 at the shape of Qwen3-30B-A3B with 690 tokens a pass
 (benchmarks/training_profile.py; eight steps of recipes/small-gpu-train.yaml); recomputing by the
 kernels that it adds."""
-
-WITHIN_OTHERS = {"held_gradients", "layer"}
-"""Parts of the account that are parts of `gradients` and `layers`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +138,15 @@ def settle_checkpointing(
     if settings.sft["gradient_checkpointing"] is not None:
         return settings
     config, data = _read(settings)
-    return _settled(settings, config, data, capacity_gib=capacity_gib, on_gpu=on_gpu)
+    try:
+        return _settled(settings, config, data, capacity_gib=capacity_gib, on_gpu=on_gpu)
+    except Exception as error:  # noqa: BLE001 - of any architecture; the run needs no account
+        logger.warning(
+            "activations are recomputed: what they take cannot be counted for %s (%s); "
+            "--gradient_checkpointing false keeps them",
+            type(config).__name__, error,
+        )  # fmt: skip
+        return _with_checkpointing(settings, True)
 
 
 def _settled(
@@ -149,11 +154,14 @@ def _settled(
 ) -> RunSettings:
     if settings.sft["gradient_checkpointing"] is not None:
         return settings
-    kept = replace(settings, sft={**settings.sft, "gradient_checkpointing": False})
+    kept = _with_checkpointing(settings, False)
     needed = account(config, _memory_plan(kept, data, on_gpu=on_gpu)).total
-    if needed <= capacity_gib * GIB * (1 - SPARE_WHEN_KEPT):
-        return kept
-    return replace(settings, sft={**settings.sft, "gradient_checkpointing": True})
+    fits = needed <= capacity_gib * GIB * (1 - SPARE_WHEN_KEPT)
+    return kept if fits else _with_checkpointing(settings, True)
+
+
+def _with_checkpointing(settings: RunSettings, value: bool) -> RunSettings:
+    return replace(settings, sft={**settings.sft, "gradient_checkpointing": value})
 
 
 def _read(settings: RunSettings) -> tuple[Any, EncodedRows]:
@@ -184,51 +192,6 @@ def _steps(settings: RunSettings, data: EncodedRows, batch: MicroBatch) -> tuple
     asked = int(settings.sft.get("max_steps", -1))
     steps = asked if asked > 0 else math.ceil(an_epoch * float(settings.sft["num_train_epochs"]))
     return steps, data.tokens * rows_per_step / rows
-
-
-def show_plan(console: Console, plan: RunPlan) -> None:
-    """Print the account and what follows from it."""
-    table = Table(title="Memory per device", title_justify="left")
-    table.add_column("what")
-    table.add_column("GiB", justify="right")
-    for name, size in vars(plan.account).items():
-        if name not in WITHIN_OTHERS:
-            table.add_row(name, f"{size / GIB:.2f}")
-    table.add_row("peak", f"{plan.account.total / GIB:.2f}", style="bold")
-    console.print(table)
-    if plan.base != plan.base_unquantised:
-        linear, experts = (
-            (before - after) / GIB
-            for before, after in (
-                (plan.base_unquantised.linear, plan.base.linear),
-                (plan.base_unquantised.experts, plan.base.experts),
-            )
-        )
-        console.print(
-            f"4 bits save {linear:.2f} GiB in linear layers and {experts:.2f} GiB in experts; "
-            f"{plan.base.rest / GIB:.2f} GiB of embeddings, routers and norms stay as they are"
-        )
-    batch = plan.micro_batch
-    console.print(
-        f"{plan.rows:,} rows, {plan.tokens:,} tokens an epoch; {plan.steps:,} optimizer steps of "
-        f"{batch.rows} rows x {batch.accumulation_steps} pass(es), "
-        f"{plan.tokens_per_step:,.0f} tokens each; activations "
-        f"{'recomputed' if plan.gradient_checkpointing else 'kept'}"
-    )
-    if plan.seconds is not None:
-        console.print(
-            f"about {math.ceil(plan.seconds / 60)} minute(s) on this GPU, once it is loaded"
-        )
-    verdict = "fits" if plan.fits else "does not fit"
-    console.print(f"{verdict} a device with {plan.capacity / GIB:.0f} GiB")
-    if plan.proposal is not None:
-        flags, total = plan.proposal
-        console.print(f"with {' '.join(flags)}: {total / GIB:.1f} GiB", soft_wrap=True)
-    elif not plan.fits:
-        console.print(
-            "no flag makes it fit one device; use more of them with "
-            "ACCELERATE_CONFIG=recipes/accelerate/fsdp2.yaml, or a smaller student"
-        )
 
 
 def _memory_plan(settings: RunSettings, data: EncodedRows, *, on_gpu: bool) -> Plan:
