@@ -34,7 +34,8 @@ from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_tur
 from prompt_distillation.training.loading import load_model, load_tokenizer
 from prompt_distillation.training.quantisation import held_bytes
 from prompt_distillation.training.rows import read_chat_rows
-from prompt_distillation.training.run import RunSettings, train
+from prompt_distillation.training.run import train
+from prompt_distillation.training.settings import RunSettings
 
 WAYS: Mapping[str, dict[str, bool]] = {
     "full": {},

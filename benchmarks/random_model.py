@@ -80,9 +80,9 @@ def main() -> None:
         EXAMPLE / ("teacher" if options.thinking else "student")
     )
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    tokenizer.save_pretrained(options.folder)
     if options.config_only:
         save_without_weights(config, options.folder)
+        tokenizer.save_pretrained(options.folder)
         print(f"{options.folder}: {options.shape}, {config.num_hidden_layers} layers, no weights")
         return
     model = draw(config, torch.bfloat16, seed=options.seed)
@@ -91,6 +91,7 @@ def main() -> None:
         # Saving takes fused experts apart, into copies for which the card has no place.
         model = model.to("cpu")
     model.save_pretrained(options.folder)
+    tokenizer.save_pretrained(options.folder)
     size = sum(file.stat().st_size for file in options.folder.iterdir())
     print(
         f"{options.folder}: {options.shape}, {config.num_hidden_layers} layers, "
@@ -132,7 +133,8 @@ def drawn_where_missing() -> Iterator[None]:
     def load(name: str, *arguments: Any, **options: Any) -> Any:
         if not has_no_weights(name):
             return from_files(name, *arguments, **options)
-        assert not options.get("quantization_config"), "quantised weights are read from files"
+        if options.get("quantization_config"):
+            sys.exit(f"{name} has no weights, and quantising reads them from files: make it anew")
         config = AutoConfig.from_pretrained(name)
         dtype = options.get("dtype", "auto")
         return draw(config, config.dtype if dtype == "auto" else dtype)

@@ -33,7 +33,8 @@ from transformers import AutoTokenizer, GPT2Config, Qwen3Config, Qwen3MoeConfig
 from prompt_distillation.commands.train import TrainConfig
 from prompt_distillation.commands.train_settings import run_settings
 from prompt_distillation.training.plan import plan_run
-from prompt_distillation.training.run import RunSettings, train
+from prompt_distillation.training.run import train
+from prompt_distillation.training.settings import RunSettings
 from prompt_distillation.training.trainer import AnswerTrainer
 
 MIB = 2**20

@@ -41,7 +41,6 @@ from trl import SFTConfig, SFTTrainer
 from prompt_distillation.commands.train import TrainConfig
 from prompt_distillation.commands.train_settings import run_settings
 from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
-from prompt_distillation.training.plan import settle_checkpointing
 from prompt_distillation.training.rows import ChatRow, read_chat_rows
 from prompt_distillation.training.run import train
 
@@ -166,9 +165,6 @@ def run_ours(name: str, rows: list[ChatRow], options, folder: Path):
         report_to="none",
     )
     settings = run_settings(config, {"save_strategy": "no"}, None)
-    if ON_GPU:
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        settings = settle_checkpointing(settings, capacity_gib=memory, on_gpu=True)
     result = train(settings, Console(quiet=True))
     peak = peak_gib()
     gc.collect()

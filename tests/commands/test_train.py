@@ -261,6 +261,21 @@ def test_as_a_command_an_error_is_one_line_and_code_2(arguments, message):
     assert done.stderr.count("\n") == 1
 
 
+def test_activations_are_recomputed_where_they_do_not_fit_and_nothing_else_changes(
+    tmp_path, train_file, student, capsys, monkeypatch
+):
+    from prompt_distillation.training import plan
+
+    trained = []
+    for name, memory in (("kept", 80.0), ("recomputed", 1e-3)):
+        monkeypatch.setattr(plan, "memory_gib", lambda on_gpu, memory=memory: memory)
+        asked = ("--gradient_checkpointing=none", "--eval_file=none", "--learning_rate=0.01")
+        main(flags(train_file, student, tmp_path / name, *asked))
+        assert f"activations {name}" in " ".join(capsys.readouterr().out.split())
+        trained.append(losses(tmp_path / name))
+    assert trained[0] == pytest.approx(trained[1], rel=1e-5)
+
+
 def test_a_full_disk_is_one_line(tmp_path, train_file, student, monkeypatch):
     from prompt_distillation.training import run
 

@@ -3,20 +3,13 @@ import copy
 import pytest
 import torch
 from torch.nn.functional import grouped_mm, linear
+from training.devices import GPU
 
 from prompt_distillation.training.fourbit import FourBitSettings, FourBitTensor, quantise
 
 pytest.importorskip("bitsandbytes")
 
 BLOCK = 64
-
-GPU = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-    ],
-)
 
 
 def held(*shape, dtype=torch.float32, **settings):

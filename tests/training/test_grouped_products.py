@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from training.devices import GPU
 
 from prompt_distillation.training.grouped_products import (
     AdaptedProduct,
@@ -10,13 +11,6 @@ from prompt_distillation.training.grouped_products import (
     group_by_expert,
 )
 
-GPU = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-    ],
-)
 EXPERTS, TOKENS, IN, OUT, RANK = 8, 50, 64, 48, 3
 
 

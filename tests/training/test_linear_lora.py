@@ -111,3 +111,24 @@ def test_one_file_for_both(tmp_path):
         adapted(ours=way).save_pretrained(tmp_path / name)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "theirs" / file).read_bytes()
+
+
+def test_what_it_returns_may_be_written_into(calls):
+    layer = adapted(ours=True).get_base_model().model.layers[0].self_attn.q_proj
+    for shape in ((3, 5, layer.in_features), (5, layer.in_features)):
+        outputs = layer(torch.randn(shape))
+        outputs += 1  # Falcon adds its attention to what its MLP returned
+        outputs.sum().backward()
+    assert len(calls) == 2
+
+
+def test_adapters_that_are_wrapped_are_left_to_peft(calls):
+    class Gathering(torch.nn.Linear):  # as FSDP 1 does it: whole only within its forward pass
+        pass
+
+    model = adapted(ours=True)
+    for module in model.modules():
+        if isinstance(module, linear_lora.Linear):
+            module.lora_A["default"].__class__ = Gathering
+    step(model)
+    assert not calls

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from training.devices import GPU
 from training.tiny_student import build_student
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
@@ -9,13 +10,6 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from prompt_distillation.training.norms import fuse_norms, is_fused
 
 IDS = torch.randint(3, 400, (2, 19), generator=torch.Generator().manual_seed(0))
-GPU = pytest.param(
-    "cuda",
-    marks=[
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-    ],
-)
 
 
 def step(model):
@@ -62,3 +56,25 @@ def test_what_computes_something_else_is_left_alone():
     assert fuse_norms(torch.nn.Sequential(norm)) == 0
     assert not is_fused(norm)
     assert fuse_norms(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2))) == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_inputs_of_another_dtype_than_the_weight_are_left_to_the_family(device):
+    model = build_student("qwen3", 400).to(device)
+    norm = model.model.norm
+    hidden = torch.randn(3, norm.weight.shape[0], dtype=torch.bfloat16, device=device)
+    plain = norm(hidden)
+    assert fuse_norms(model)
+    # Full fine-tuning: float32 weights, and what autocast has made bfloat16.
+    assert plain.dtype == torch.float32
+    assert torch.equal(norm(hidden), plain)
+
+
+def test_weights_that_are_elsewhere_and_hooked_modules_are_left_alone():
+    model = build_student("qwen3", 400)
+    model.model.norm.weight = torch.nn.Parameter(torch.empty(0))  # ZeRO-3
+    hooked = model.model.layers[0].input_layernorm
+    hooked.forward = hooked.forward
+    assert fuse_norms(model) == 7
+    assert not is_fused(model.model.norm)
+    assert not is_fused(hooked)

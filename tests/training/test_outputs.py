@@ -5,6 +5,7 @@ import json
 import pytest
 
 from prompt_distillation.errors import OutputExistsError
+from prompt_distillation.training.manifest import run_identity
 from prompt_distillation.training.outputs import append_losses, choose_checkpoint, start_losses
 
 RUN = {"seed": 0}
@@ -38,6 +39,17 @@ def test_a_run_killed_while_it_saved_its_result_goes_on(tmp_path):
     (tmp_path / "run.json").unlink()
     with pytest.raises(OutputExistsError, match="already holds a model"):
         choose(tmp_path)
+
+
+def test_a_run_that_ran_out_of_memory_goes_on_with_recomputed_activations(tmp_path):
+    before = RUN | {"gradient_checkpointing": None}  # as an earlier release wrote it
+    (tmp_path / "run.json").write_text(json.dumps(before))
+    checkpoint(tmp_path, 10)
+    record = {"seed": 0, "gradient_checkpointing": True, "train_file": "rows.jsonl"}
+    (tmp_path / "rows.jsonl").write_text("{}")
+    run = run_identity(record, train_file=tmp_path / "rows.jsonl", eval_file=None, model="m")
+    assert "gradient_checkpointing" not in run
+    assert choose(tmp_path, RUN) == tmp_path / "checkpoint-10"
 
 
 def test_the_table_of_losses_grows_and_a_resumed_run_drops_what_was_lost(tmp_path):

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from rich.console import Console
@@ -8,7 +10,7 @@ from prompt_distillation.training import flops, plan
 from prompt_distillation.training.batches import MicroBatch
 from prompt_distillation.training.display import show_plan
 from prompt_distillation.training.memory import GIB
-from prompt_distillation.training.plan import plan_run, settle_checkpointing
+from prompt_distillation.training.plan import memory_gib, plan_run, settle_checkpointing
 from prompt_distillation.training.proposal import _adapter, _one_row_a_pass
 
 
@@ -71,13 +73,14 @@ def test_activations_are_kept_where_they_fit_with_room_to_spare(settings, on_gpu
     assert sizes[0] > sizes[1]
     for share_of_card, wanted in ((0.89, False), (0.91, True)):
         card = {"capacity_gib": sizes[0] / GIB / share_of_card, "on_gpu": on_gpu}
-        settled = settle_checkpointing(asked, **card)
+        config, data = plan._read(settings)
+        settled = settle_checkpointing(asked, config, data, **card)
         assert settled.sft["gradient_checkpointing"] is wanted
-        plan = plan_run(asked, **card)
-        assert plan.gradient_checkpointing is wanted
-        assert plan.account.total == sizes[wanted]
+        planned = plan_run(asked, **card)
+        assert planned.gradient_checkpointing is wanted
+        assert planned.account.total == sizes[wanted]
         for said in (kept, recomputed):
-            assert settle_checkpointing(said, **card) == said
+            assert settle_checkpointing(said, config, data, **card) == said
 
 
 def test_what_cannot_be_counted_is_trained_all_the_same(settings, monkeypatch, caplog):
@@ -86,9 +89,16 @@ def test_what_cannot_be_counted_is_trained_all_the_same(settings, monkeypatch, c
 
     monkeypatch.setattr(plan, "account", fail)
     asked = with_flags(settings)
-    settled = settle_checkpointing(asked, capacity_gib=80.0, on_gpu=False)
+    settled = settle_checkpointing(asked, *plan._read(asked), on_gpu=False)
     assert settled.sft["gradient_checkpointing"] is True
     assert "Qwen3MoeConfig (no shape without data)" in caplog.text
+
+
+def test_processes_share_the_memory_of_a_machine(monkeypatch):
+    alone = memory_gib(on_gpu=False)
+    assert 0 < alone <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory_gib(on_gpu=False) == alone / 4
 
 
 def test_a_proposal_counts_activations_as_the_run_with_it_would(settings):

@@ -28,7 +28,7 @@ from prompt_distillation.training.tracking import tensorboard_folder
 
 if TYPE_CHECKING:
     from prompt_distillation.training.manifest import RunResult
-    from prompt_distillation.training.run import RunSettings
+    from prompt_distillation.training.settings import RunSettings
 
 DESCRIPTION = """\
 Fine-tune the student on the dataset that create_data.py wrote: loss on the answers only.
@@ -79,7 +79,9 @@ class TrainConfig:
     lr_scheduler_type: str = option("cosine_with_min_lr", "schedule, by transformers' name")
     min_lr_rate: float = option(0.1, "last learning rate over the highest (cosine_with_min_lr)")
     gradient_checkpointing: bool | None = option(
-        None, "recompute activations: less memory, slower; none: where they would not fit"
+        None,
+        "recompute activations: less memory, slower; none: unless they leave a tenth of the memory "
+        "free, by the account that --dry_run prints",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
         "auto", "of the base weights; auto: bfloat16 on a GPU with LoRA, else float32"
@@ -154,7 +156,6 @@ def main(argv: Sequence[str]) -> int | None:
 
     from rich.console import Console
 
-    from prompt_distillation.training.plan import settle_checkpointing
     from prompt_distillation.training.run import train
     from prompt_distillation.training.sft import check_sft_options
 
@@ -164,8 +165,6 @@ def main(argv: Sequence[str]) -> int | None:
     settings = run_settings(config, options, eval_file)
     if config.dry_run:
         return _dry_run(config, settings, console)
-    on_gpu = not settings.sft["use_cpu"]
-    settings = settle_checkpointing(settings, capacity_gib=_memory_gib(on_gpu), on_gpu=on_gpu)
     result = train(settings, console)
     if is_main:
         from prompt_distillation.report.training_plots import plot_training
@@ -180,22 +179,13 @@ def _dry_run(config: TrainConfig, settings: "RunSettings", console: Any) -> int:
     import torch
 
     from prompt_distillation.training.display import show_plan
-    from prompt_distillation.training.plan import plan_run
+    from prompt_distillation.training.plan import memory_gib, plan_run
 
-    here = _memory_gib(on_gpu=True) if torch.cuda.is_available() else 80.0
+    here = memory_gib(on_gpu=True) if torch.cuda.is_available() else 80.0
     # The account of a machine without a GPU is of the card it is planned for.
     plan = plan_run(settings, capacity_gib=config.device_memory_gib or here, on_gpu=True)
     show_plan(console, plan)
     return 0 if plan.fits else 1
-
-
-def _memory_gib(on_gpu: bool) -> float:
-    """All of the GPU's memory, or all of the machine's: what is free differs from run to run."""
-    if not on_gpu:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    import torch
-
-    return float(torch.cuda.get_device_properties(0).total_memory / 2**30)
 
 
 def _keep_to_one_gpu(environment: dict[str, str] | Any) -> None:

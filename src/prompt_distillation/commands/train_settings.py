@@ -13,7 +13,7 @@ from prompt_distillation.files import sibling
 if TYPE_CHECKING:
     from prompt_distillation.commands.train import TrainConfig
     from prompt_distillation.training.fourbit import FourBitSettings
-    from prompt_distillation.training.run import RunSettings
+    from prompt_distillation.training.settings import RunSettings
 
 
 def held_out_file(config: "TrainConfig") -> Path | None:
@@ -34,7 +34,7 @@ def run_settings(
     """Turn flags into plain values for the library."""
     from prompt_distillation.training.adapter import LoraSettings
     from prompt_distillation.training.loading import ModelSettings
-    from prompt_distillation.training.run import RunSettings
+    from prompt_distillation.training.settings import RunSettings
 
     lora = LoraSettings(
         rank=config.lora_rank,

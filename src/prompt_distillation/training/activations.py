@@ -20,8 +20,8 @@ def saved_bytes(model: Any, *, tokens: int, mask_entries: int, half: bool, on_gp
         model: adapted or not, on the meta device; it is of no use afterwards.
         tokens: of the pass.
         mask_entries: of its attention mask; 0 for attention without one.
-        half: bfloat16 weights under autocast, instead of float32.
-        on_gpu: whether a GPU's attention kernels are meant.
+        half: bfloat16 weights, instead of float32.
+        on_gpu: whether a GPU's kernels are meant, and autocast, which is on there.
     """
     from peft import PeftModel
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -48,7 +48,10 @@ def saved_bytes(model: Any, *, tokens: int, mask_entries: int, half: bool, on_gp
         blocks.train()
         hidden = config.get_text_config().hidden_size
         embedded = torch.empty(1, tokens, hidden, dtype=torch.bfloat16 if half else torch.float32)
-        with _counting(model) as saved, torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with (
+            _counting(model) as saved,
+            torch.autocast("cpu", torch.bfloat16, enabled=half or on_gpu),
+        ):
             blocks(
                 inputs_embeds=embedded.requires_grad_(),
                 # A mask of four dimensions is taken as it is; another is looked into for data.

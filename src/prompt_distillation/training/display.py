@@ -53,14 +53,7 @@ def show_example(console: Console, row: EncodedRow, tokenizer: Any) -> None:
 
 def show_plan(console: Console, plan: "RunPlan") -> None:
     """Print the account and what follows from it."""
-    table = Table(title="Memory per device", title_justify="left")
-    table.add_column("what")
-    table.add_column("GiB", justify="right")
-    for name, size in vars(plan.account).items():
-        if name not in WITHIN_OTHERS:
-            table.add_row(name, f"{size / GIB:.2f}")
-    table.add_row("peak", f"{plan.account.total / GIB:.2f}", style="bold")
-    console.print(table)
+    console.print(_memory_table(plan))
     if plan.base != plan.base_unquantised:
         linear, experts = (
             (before - after) / GIB
@@ -94,3 +87,14 @@ def show_plan(console: Console, plan: "RunPlan") -> None:
             "no flag makes it fit one device; use more of them with "
             "ACCELERATE_CONFIG=recipes/accelerate/fsdp2.yaml, or a smaller student"
         )
+
+
+def _memory_table(plan: "RunPlan") -> Table:
+    table = Table(title="Memory per device", title_justify="left")
+    table.add_column("what")
+    table.add_column("GiB", justify="right")
+    for name, size in vars(plan.account).items():
+        if name not in WITHIN_OTHERS:
+            table.add_row(name, f"{size / GIB:.2f}")
+    table.add_row("peak", f"{plan.account.total / GIB:.2f}", style="bold")
+    return table

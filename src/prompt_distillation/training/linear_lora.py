@@ -40,7 +40,9 @@ class Linear(lora.Linear):  # type: ignore[misc]
         if name is None:
             return super().forward(x, *args, **kwargs)
         into, out = self.lora_A[name].weight, self.lora_B[name].weight
-        return _AddLowRank.apply(self.base_layer(x), x, into, out, self.scaling[name])
+        base = self.base_layer(x)
+        # Not viewed within: autograd lets nobody write into a view that a function returns.
+        return _AddLowRank.apply(base, x, into, out, self.scaling[name]).view(base.shape)
 
     def _plain_adapter(self, x: torch.Tensor) -> str | None:
         """The one adapter whose products can be written out; None where PEFT has to do more."""
@@ -50,7 +52,9 @@ class Linear(lora.Linear):  # type: ignore[misc]
         if len(names) != 1 or names[0] in self.lora_variant or self.lora_bias[names[0]]:
             return None
         (name,) = names
-        plain = isinstance(self.lora_dropout[name], torch.nn.Identity)
+        # FSDP 1 wraps A and B, and gathers them in the wrapper's forward pass.
+        kinds = [type(self.lora_dropout[name]), type(self.lora_A[name]), type(self.lora_B[name])]
+        plain = kinds == [torch.nn.Identity, torch.nn.Linear, torch.nn.Linear]
         computes_in = self.lora_A[name].weight.dtype
         if torch.is_autocast_enabled(x.device.type):
             computes_in = torch.get_autocast_dtype(x.device.type)
@@ -72,24 +76,23 @@ class _AddLowRank(torch.autograd.Function):  # type: ignore[misc]
         out: torch.Tensor,
         scaling: float,
     ) -> torch.Tensor:
-        """Outputs (..., out) of inputs (..., in), A (rank, in) and B (out, rank)."""
-        ctx.dtypes, ctx.scaling = (into.dtype, out.dtype), scaling
+        """Outputs (rows, out) of y (..., out), x (..., in), A (rank, in) and B (out, rank)."""
+        ctx.dtypes, ctx.scaling, ctx.shape = (into.dtype, out.dtype), scaling, base.shape
         rows = inputs.flatten(0, -2)
         into, out = into.to(inputs.dtype), out.to(inputs.dtype)
         low = functional.linear(rows, into)  # (rows, rank)
         ctx.save_for_backward(inputs, into, out, low)
-        outputs = torch.addmm(base.flatten(0, -2), low, out.t(), alpha=scaling)
-        return outputs.view(base.shape)
+        return torch.addmm(base.flatten(0, -2), low, out.t(), alpha=scaling)
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of y, x, A and B."""
         inputs, into, out, low = ctx.saved_tensors
-        rows, given = inputs.flatten(0, -2), gradient.flatten(0, -2)
-        of_low = torch.mm(given, out).mul_(ctx.scaling)  # (rows, rank)
+        rows = inputs.flatten(0, -2)
+        of_low = torch.mm(gradient, out).mul_(ctx.scaling)  # (rows, rank)
         of_into = torch.mm(of_low.t(), rows).to(ctx.dtypes[0])
-        of_out = torch.mm(given.t(), low)
+        of_out = torch.mm(gradient.t(), low)
         of_out = torch.mul(of_out, ctx.scaling, out=torch.empty_like(of_out, dtype=ctx.dtypes[1]))
         of_inputs = torch.mm(of_low, into).view(inputs.shape) if ctx.needs_input_grad[1] else None
-        return gradient, of_inputs, of_into, of_out, None
+        return gradient.view(ctx.shape), of_inputs, of_into, of_out, None

@@ -9,13 +9,13 @@ from prompt_distillation.provenance import model_fingerprint, provenance, sha256
 from prompt_distillation.training.adapter import count_parameters
 from prompt_distillation.training.encode import EncodedRows
 
-# Flags that say where and how a run is watched, not what it trains.
-_NOT_IDENTITY = frozenset(
+NOT_IDENTITY = frozenset(
     {
         "output_dir", "overwrite", "resume_from_checkpoint", "report_to", "run_name", "dry_run",
-        "device_memory_gib",
+        "device_memory_gib", "gradient_checkpointing",
     }
 )  # fmt: skip
+"""Flags of where a run goes, how it is watched and what it keeps in memory: not what it trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def run_identity(
     record: Mapping[str, Any], *, train_file: Path, eval_file: Path | None, model: str
 ) -> dict[str, Any]:
     """What makes two runs the same: settings that shape the weights, and hashes of the inputs."""
-    return {key: value for key, value in record.items() if key not in _NOT_IDENTITY} | {
+    return {key: value for key, value in record.items() if key not in NOT_IDENTITY} | {
         "train_file_sha256": sha256_of_file(train_file),
         "eval_file_sha256": sha256_of_file(eval_file) if eval_file else None,
         "model_sha256": model_fingerprint(model).get("sha256"),

@@ -43,6 +43,8 @@ def _looks_like_one(module: Any) -> bool:
         and isinstance(getattr(module, "variance_epsilon", None), float)
         and isinstance(weight, torch.nn.Parameter)
         and weight.dim() == 1
+        and weight.numel() > 0  # ZeRO-3 has emptied it: it cannot be asked
+        and "forward" not in vars(module)  # accelerate's hooks stand there
     )
 
 
@@ -64,6 +66,11 @@ def _is_one(module: Any) -> bool:
 
 def _forward(module: Any, hidden: torch.Tensor) -> torch.Tensor:
     """(..., width) -> (..., width), in the dtype of the input."""
-    return functional.rms_norm(
-        hidden, (hidden.shape[-1],), module.weight, module.variance_epsilon
-    ).to(hidden.dtype)
+    if hidden.dtype != module.weight.dtype:
+        # Which of the two it returns, and where it rounds, is the family's own.
+        return type(module).forward(module, hidden)
+    # Autocast would have it in float32 (torch 2.12 on), which the kernel is inside.
+    with torch.autocast(hidden.device.type, enabled=False):
+        return functional.rms_norm(
+            hidden, (hidden.shape[-1],), module.weight, module.variance_epsilon
+        )

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from prompt_distillation.errors import ConfigError, OutputExistsError, OutputWriteError
 from prompt_distillation.files import atomic_writer, read_json, write_json
+from prompt_distillation.training.manifest import NOT_IDENTITY
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,8 @@ def choose_checkpoint(
             "--overwrite to start anew"
         )
     before = read_json(output_dir / RUN_FILE)
-    changed = sorted(key for key in {*run, *before} if run.get(key) != before.get(key))
+    keys = {*run, *before} - NOT_IDENTITY  # what is one may have changed since
+    changed = sorted(key for key in keys if run.get(key) != before.get(key))
     if changed:
         key = changed[0]
         raise OutputExistsError(

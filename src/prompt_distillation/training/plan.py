@@ -1,9 +1,14 @@
 """A plan before the run: steps, tokens, memory, time, and the flags that make it fit the card."""
 
+import copy
 import logging
 import math
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from prompt_distillation.errors import ModelError
 from prompt_distillation.training.batches import MicroBatch
@@ -20,7 +25,8 @@ from prompt_distillation.training.memory import (
 from prompt_distillation.training.proposal import propose
 from prompt_distillation.training.quantisation import BaseBytes
 from prompt_distillation.training.rows import read_chat_rows
-from prompt_distillation.training.run import RunSettings, micro_batch
+from prompt_distillation.training.settings import RunSettings, micro_batch
+from prompt_distillation.training.targets import number_of_experts
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +42,10 @@ ASSUMED_UTILISATION = 0.15
 guess, not a measurement."""
 
 LAYER_SECONDS, RECOMPUTED_LAYER_SECONDS, FOUR_BIT_LAYER_SECONDS = 0.0075, 0.011, 0.041
-"""What a layer takes of a pass however few its tokens: its kernels are launched one by one, and a
-4-bit one is dequantised. Measured on an H200 at the shape of Qwen3-30B-A3B with 690 tokens a pass
-(benchmarks/training_profile.py; eight steps of recipes/small-gpu-train.yaml); recomputing by the
-kernels that it adds."""
+"""What a layer of experts takes of a pass however few its tokens: its kernels are launched one by
+one, and 4-bit experts are dequantised. Measured on an H200 at the shape of Qwen3-30B-A3B with 690
+tokens a pass (benchmarks/training_profile.py; eight steps of recipes/small-gpu-train.yaml);
+recomputing by the kernels that it adds. A dense layer launches somewhat fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,23 +128,29 @@ def plan_run(settings: RunSettings, *, capacity_gib: float, on_gpu: bool) -> Run
 
 
 def settle_checkpointing(
-    settings: RunSettings, *, capacity_gib: float, on_gpu: bool
+    settings: RunSettings,
+    config: Any,
+    data: EncodedRows,
+    *,
+    on_gpu: bool,
+    capacity_gib: float | None = None,
 ) -> RunSettings:
-    """Recompute activations only where they would not fit, unless the user has said which.
+    """Recompute activations unless they leave a tenth of the memory free, or the user has said.
 
     Args:
         settings: of the run; ``sft["gradient_checkpointing"]`` is None where it shall be settled.
-        capacity_gib: of the device, or of the machine's memory.
-        on_gpu: whether it is a GPU's.
-
-    Raises:
-        InputError: as for the run itself.
-        ModelError: the model's configuration or tokenizer cannot be read.
+        config: of the model.
+        data: the rows trained on.
+        on_gpu: whether it trains on a GPU.
+        capacity_gib: of the device; None asks it.
     """
     if settings.sft["gradient_checkpointing"] is not None:
         return settings
-    config, data = _read(settings)
+    config = copy.deepcopy(config)  # a model is built from it, and sets what it likes
+    capacity_gib = memory_gib(on_gpu=on_gpu) if capacity_gib is None else capacity_gib
     try:
+        if settings.model.trust_remote_code:
+            raise NotImplementedError("its code is its own")
         return _settled(settings, config, data, capacity_gib=capacity_gib, on_gpu=on_gpu)
     except Exception as error:  # noqa: BLE001 - of any architecture; the run needs no account
         logger.warning(
@@ -147,6 +159,21 @@ def settle_checkpointing(
             type(config).__name__, error,
         )  # fmt: skip
         return _with_checkpointing(settings, True)
+
+
+def memory_gib(*, on_gpu: bool) -> float:
+    """All memory of this process's GPU, or its share of the machine's, in GiB.
+
+    All of it, not what is free: that differs from run to run, and between processes.
+    """
+    if on_gpu:
+        device = int(os.environ.get("LOCAL_RANK", "0"))
+        return float(torch.cuda.get_device_properties(device).total_memory / GIB)
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    container = Path("/sys/fs/cgroup/memory.max")  # cgroups(7), version 2
+    if container.is_file() and (limit := container.read_text().strip()).isdecimal():
+        limits.append(int(limit))
+    return min(limits) / GIB / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _settled(
@@ -234,8 +261,6 @@ def _mask_entries(settings: RunSettings, lengths: list[int], *, padded: bool) ->
 
 
 def _seconds(config: Any, plan: Plan, *, tokens: float, passes: int) -> float | None:
-    import torch
-
     from prompt_distillation.training.flops import peak_flops, training_flops_per_token
 
     if not torch.cuda.is_available():
@@ -247,10 +272,12 @@ def _seconds(config: Any, plan: Plan, *, tokens: float, passes: int) -> float | 
         meta_model(config, plan.lora, dtype_bytes=plan.base_dtype_bytes)
     )
     layers = int(config.get_text_config().num_hidden_layers)
-    return max(tokens * per_token / (peak * ASSUMED_UTILISATION), passes * layers * _floor(plan))
+    return max(
+        tokens * per_token / (peak * ASSUMED_UTILISATION), passes * layers * _floor(config, plan)
+    )
 
 
-def _floor(plan: Plan) -> float:
-    if plan.four_bit is not None:
+def _floor(config: Any, plan: Plan) -> float:
+    if plan.four_bit is not None and plan.four_bit.experts and number_of_experts(config):
         return FOUR_BIT_LAYER_SECONDS
     return RECOMPUTED_LAYER_SECONDS if plan.gradient_checkpointing else LAYER_SECONDS

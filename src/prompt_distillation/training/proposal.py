@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from prompt_distillation.training.adapter import LoraSettings
 from prompt_distillation.training.fourbit import FourBitSettings
-from prompt_distillation.training.run import RunSettings
+from prompt_distillation.training.settings import RunSettings
 from prompt_distillation.training.targets import ALL_LINEAR, ATTENTION
 
 SMALL_RANK = 8

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ from prompt_distillation.training.adapter import (
     lora_config,
     trained_kinds,
 )
-from prompt_distillation.training.batches import MicroBatch, fill_micro_batch
 from prompt_distillation.training.display import show_example, show_trained
 from prompt_distillation.training.encode import EncodedRows, encode_rows, end_of_turn_ids
-from prompt_distillation.training.loading import ModelSettings, load_model, load_tokenizer
+from prompt_distillation.training.loading import load_model, load_tokenizer
 from prompt_distillation.training.manifest import (
     RunResult,
     TrainingData,
@@ -39,55 +37,15 @@ from prompt_distillation.training.outputs import (
     save_final,
     save_history,
 )
+from prompt_distillation.training.plan import settle_checkpointing
 from prompt_distillation.training.quantisation import held_bytes, leave_to_each_process
 from prompt_distillation.training.rows import ChatRow, read_chat_rows
+from prompt_distillation.training.settings import RunSettings, micro_batch
 from prompt_distillation.training.sft import build_sft_config
 from prompt_distillation.training.targets import default_expert_rank, find_targets
 from prompt_distillation.training.tracking import finish_tracking, log_end, prepare_tracking
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """A run, checked and ready to start.
-
-    Attributes:
-        train_file: chat rows.
-        eval_file: held-out chat rows; None trains without a held-out loss.
-        output_dir: where everything goes.
-        model: the student.
-        lora: the adapter; None trains every weight.
-        sft: values for `trl.SFTConfig`.
-        max_length: tokens of the longest row taken.
-        max_tokens_per_pass: what a filled pass may hold; None keeps the batch as it is asked for.
-        chat_template_path: another chat template.
-        resume: ``auto``, ``none`` or a checkpoint.
-        overwrite: replace a finished run.
-        answered_rows: held-out rows answered by generation at each look; 0 for none.
-        patience: looks without an improvement after which training stops; None never stops early.
-        record: the command's resolved flags, for the manifest.
-    """
-
-    train_file: Path
-    eval_file: Path | None
-    output_dir: Path
-    model: ModelSettings
-    lora: LoraSettings | None
-    sft: Mapping[str, Any]
-    max_length: int
-    max_tokens_per_pass: int | None
-    chat_template_path: str | None
-    resume: str
-    overwrite: bool
-    answered_rows: int
-    patience: int | None
-    record: Mapping[str, Any]
-
-    @property
-    def packing(self) -> bool:
-        """Whether TRL joins rows to sequences of ``max_length`` tokens."""
-        return bool(self.sft.get("packing", False))
 
 
 def train(settings: RunSettings, console: Console) -> RunResult:
@@ -122,6 +80,7 @@ def train(settings: RunSettings, console: Console) -> RunResult:
     on_gpu = arguments.device.type == "cuda"
     model = load_model(settings.model, use_lora=settings.lora is not None, on_gpu=on_gpu)
     data = _encode(rows, held_out, tokenizer, model, max_length=settings.max_length)
+    settings = settle_checkpointing(settings, model.config, data.train, on_gpu=on_gpu)
     trainer = _build_trainer(settings, arguments, model, tokenizer, data)
     if is_main:
         _show_start(console, trainer, data, tokenizer, checkpoint)
@@ -194,6 +153,7 @@ def _build_trainer(
     from prompt_distillation.training.progress import LossFile, ProgressLine
     from prompt_distillation.training.trainer import AnswerTrainer
 
+    arguments.gradient_checkpointing = settings.sft["gradient_checkpointing"]
     batch = micro_batch(settings, data.train)
     arguments.per_device_train_batch_size = batch.rows
     arguments.gradient_accumulation_steps = batch.accumulation_steps
@@ -221,21 +181,6 @@ def _build_trainer(
     if settings.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     return trainer
-
-
-def micro_batch(settings: RunSettings, rows: EncodedRows) -> MicroBatch:
-    """How an optimizer step on ``rows`` is cut into passes: as asked for, or filled."""
-    asked = MicroBatch(
-        settings.sft["per_device_train_batch_size"], settings.sft["gradient_accumulation_steps"]
-    )
-    if settings.max_tokens_per_pass is None or settings.packing:
-        return asked
-    return fill_micro_batch(
-        rows.lengths(),
-        rows=asked.rows,
-        accumulation_steps=asked.accumulation_steps,
-        max_tokens=settings.max_tokens_per_pass,
-    )
 
 
 def _dataset(rows: EncodedRows) -> Any:
