@@ -95,7 +95,9 @@ def test_what_cannot_be_counted_is_trained_all_the_same(settings, monkeypatch, c
 
 
 def test_processes_share_the_memory_of_a_machine(monkeypatch):
-    # A virtual machine's memory may grow while it runs; a container's limit may be lower still.
+    monkeypatch.delenv(
+        "LOCAL_WORLD_SIZE", raising=False
+    )  # vLLM leaves it to the tests after its own
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 14}
     monkeypatch.setattr(os, "sysconf", pages.__getitem__)
     assert memory_gib(on_gpu=False) == 2**-4
