@@ -68,7 +68,8 @@ async def measure(config: CreateDataConfig, slow_inputs: int, rounds: int) -> No
             requests = requests_of(job, seed=rounds + number)
             ids.append(len(requests) / await run_bare(engine, requests))
             ours.append(len(requests) / await run_ours(engine, job, number))
-            print(f"round {number}: texts {texts[-1]:.1f}, ids {ids[-1]:.1f}, ours {ours[-1]:.1f}")
+            rates = f"texts {texts[-1]:.1f}, ids {ids[-1]:.1f}, ours {ours[-1]:.1f} inputs/s"
+            print(f"round {number}: {rates}", flush=True)
         # Evenly out of the file, whose languages stand one after the other, and differ in length.
         every = requests_of(job, seed=20_000)
         slow = every[:: max(1, len(every) // slow_inputs)]

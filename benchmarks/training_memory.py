@@ -96,12 +96,8 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure((CASES | LARGE_CASES)[options.measure])))
         return
-    chosen = [
-        name
-        for name, case in (CASES | LARGE_CASES).items()
-        if (options.only is None and name in CASES)
-        or (options.only and {name, case.shape} & set(options.only))
-    ]
+    asked = set(options.only or CASES)
+    chosen = [n for n, case in (CASES | LARGE_CASES).items() if {n, case.shape} & asked]
     results = {}
     for name in chosen:
         done = subprocess.run(

@@ -108,6 +108,7 @@ def show(seconds: Counter[str], steps: int) -> None:
     table = Table("kind of operation", "ms a step", "share")
     for kind, spent in seconds.most_common():
         table.add_row(kind, f"{spent / steps * 1000:.1f}", f"{spent / seconds.total():.0%}")
+    table.add_row("all", f"{seconds.total() / steps * 1000:.1f}", "100%", style="bold")
     Console().print(table)
 
 

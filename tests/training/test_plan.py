@@ -94,6 +94,14 @@ def test_what_cannot_be_counted_is_trained_all_the_same(settings, monkeypatch, c
     assert "Qwen3MoeConfig (no shape without data)" in caplog.text
 
 
+def test_code_that_comes_with_a_model_is_not_run_to_count_it(settings, monkeypatch, caplog):
+    monkeypatch.setattr(plan, "account", lambda *arguments: pytest.fail("counted"))
+    asked = with_flags(settings, {"trust_remote_code": True})
+    settled = settle_checkpointing(asked, *plan._read(asked), on_gpu=False)
+    assert settled.sft["gradient_checkpointing"] is True
+    assert "its code is its own" in caplog.text
+
+
 def test_processes_share_the_memory_of_a_machine(monkeypatch):
     monkeypatch.delenv(
         "LOCAL_WORLD_SIZE", raising=False

@@ -1,6 +1,7 @@
-"""What to run on: GPUs if there are any, and a clear word where there are too few."""
+"""What to run on: GPUs if there are any, a clear word where there are too few; cores, memory."""
 
 import os
+from pathlib import Path
 from typing import Literal
 
 from prompt_distillation.engines.base import Device, EngineOptions
@@ -61,3 +62,12 @@ def share_cores(shares: int) -> str:
     return "|".join(
         ",".join(map(str, cores[share * size : (share + 1) * size])) for share in range(shares)
     )
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of the container that this process is in."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    container = Path("/sys/fs/cgroup/memory.max")  # cgroups(7), version 2
+    if container.is_file() and (limit := container.read_text().strip()).isdecimal():
+        limits.append(int(limit))
+    return min(limits)

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from prompt_distillation.engines.base import Completion, Engine, EngineKind, EngineOptions, Request
-from prompt_distillation.engines.devices import share_cores
+from prompt_distillation.engines.devices import memory_bytes, share_cores
 from prompt_distillation.engines.opening import open_engine
 from prompt_distillation.errors import EngineError, ModelError
 
@@ -79,6 +79,5 @@ def _keep_to_share(share: int, shares: int) -> None:
         return
     # vLLM's processes inherit it, and are cut into shares within it (`vllm_start`).
     os.sched_setaffinity(0, map(int, cores.split(",")))
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    gib = total // (8 << 30) // shares
+    gib = memory_bytes() // (8 << 30) // shares
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, min(16, gib))))

@@ -12,7 +12,7 @@ from typing import Any
 from prompt_distillation.checkpoints import check_model
 from prompt_distillation.engines.adapters import LiveAdapter, live_adapter, merge_to_temporary
 from prompt_distillation.engines.base import EngineOptions
-from prompt_distillation.engines.devices import choose_device, share_cores
+from prompt_distillation.engines.devices import choose_device, memory_bytes, share_cores
 from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
 from prompt_distillation.engines.vllm import VllmEngine
 from prompt_distillation.engines.watchdog import Watchdog
@@ -105,9 +105,8 @@ def vllm_environment(options: EngineOptions, *, device: str) -> Iterator[None]:
 
 def _cpu_environment(options: EngineOptions) -> dict[str, str]:
     """Room for keys and values (an eighth of the memory, 1 to 16 GiB), and processes and cores."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     environment = {
-        "VLLM_CPU_KVCACHE_SPACE": str(max(1, min(16, total // (8 << 30)))),
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, min(16, memory_bytes() // (8 << 30)))),
         # Eager as the model is, vLLM would still compile a function or two: 10 s, and a compiler.
         "TORCH_COMPILE_DISABLE": "1",
     }

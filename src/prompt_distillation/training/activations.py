@@ -116,6 +116,8 @@ class _FusedNorm(torch.autograd.Function):  # type: ignore[misc]
 
 
 def _norm(module: Any, hidden: Any) -> Any:
+    if hidden.dtype != module.weight.dtype:  # as `norms` leaves it
+        return type(module).forward(module, hidden)
     return _FusedNorm.apply(hidden)
 
 

@@ -5,11 +5,11 @@ import logging
 import math
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from prompt_distillation.engines.devices import memory_bytes
 from prompt_distillation.errors import ModelError
 from prompt_distillation.training.batches import MicroBatch
 from prompt_distillation.training.encode import IGNORED, EncodedRows, encode_rows, end_of_turn_ids
@@ -146,19 +146,23 @@ def settle_checkpointing(
     """
     if settings.sft["gradient_checkpointing"] is not None:
         return settings
+    if settings.model.trust_remote_code:
+        return _uncounted(settings, config, "its code is its own")
     config = copy.deepcopy(config)  # a model is built from it, and sets what it likes
     capacity_gib = memory_gib(on_gpu=on_gpu) if capacity_gib is None else capacity_gib
     try:
-        if settings.model.trust_remote_code:
-            raise NotImplementedError("its code is its own")
         return _settled(settings, config, data, capacity_gib=capacity_gib, on_gpu=on_gpu)
     except Exception as error:  # noqa: BLE001 - of any architecture; the run needs no account
-        logger.warning(
-            "activations are recomputed: what they take cannot be counted for %s (%s); "
-            "--gradient_checkpointing false keeps them",
-            type(config).__name__, error,
-        )  # fmt: skip
-        return _with_checkpointing(settings, True)
+        return _uncounted(settings, config, error)
+
+
+def _uncounted(settings: RunSettings, config: Any, reason: object) -> RunSettings:
+    logger.warning(
+        "activations are recomputed: what they take cannot be counted for %s (%s); "
+        "--gradient_checkpointing false keeps them",
+        type(config).__name__, reason,
+    )  # fmt: skip
+    return _with_checkpointing(settings, True)
 
 
 def memory_gib(*, on_gpu: bool) -> float:
@@ -169,11 +173,7 @@ def memory_gib(*, on_gpu: bool) -> float:
     if on_gpu:
         device = int(os.environ.get("LOCAL_RANK", "0"))
         return float(torch.cuda.get_device_properties(device).total_memory / GIB)
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    container = Path("/sys/fs/cgroup/memory.max")  # cgroups(7), version 2
-    if container.is_file() and (limit := container.read_text().strip()).isdecimal():
-        limits.append(int(limit))
-    return min(limits) / GIB / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return memory_bytes() / GIB / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _settled(
