@@ -19,8 +19,8 @@ Without a GPU, with the tiny example teacher::
 
 import sys
 
-from prompt_distillation.commands.create_data import main
-from prompt_distillation.commands.running import run_command
+from prompt_distillation.cli.create_data import main
+from prompt_distillation.cli.running import run_command
 
 if __name__ == "__main__":
     sys.exit(run_command(main, sys.argv[1:], goes_on=True))

@@ -11,8 +11,8 @@
 
 import sys
 
-from prompt_distillation.commands.evaluate import main
-from prompt_distillation.commands.running import run_command
+from prompt_distillation.cli.evaluate import main
+from prompt_distillation.cli.running import run_command
 
 if __name__ == "__main__":
     sys.exit(run_command(main, sys.argv[1:]))

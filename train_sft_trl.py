@@ -18,8 +18,8 @@ name; the code is in ``src/prompt_distillation/training``.
 
 import sys
 
-from prompt_distillation.commands.running import run_command
-from prompt_distillation.commands.train import main
+from prompt_distillation.cli.running import run_command
+from prompt_distillation.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(run_command(main, sys.argv[1:], goes_on=True))

@@ -22,6 +22,7 @@ from random_model import drawn_where_missing
 from rich.console import Console
 from rich.table import Table
 
+from prompt_distillation.data.files import read_lines
 from prompt_distillation.engines import (
     Completion,
     Engine,
@@ -31,8 +32,7 @@ from prompt_distillation.engines import (
     open_engine,
     stream,
 )
-from prompt_distillation.files import read_lines
-from prompt_distillation.task import load_task
+from prompt_distillation.tasks import load_task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,13 +23,13 @@ from typing import NamedTuple
 from plain_loop import generate_each, load
 
 from prompt_distillation.checkpoints import ResolvedModel, resolve_model
+from prompt_distillation.data.inputs import Input, read_inputs
 from prompt_distillation.engines import EngineOptions, Sampling
 from prompt_distillation.evaluation.predicting import Asking, default_max_tokens
 from prompt_distillation.evaluation.running import ask_model
 from prompt_distillation.evaluation.selection import Selection, select
 from prompt_distillation.evaluation.training_data import read_training_data
-from prompt_distillation.inputs import Input, read_inputs
-from prompt_distillation.task import Task, load_task
+from prompt_distillation.tasks import Task, load_task
 
 LOOPS = {"adapter as loaded": False, "adapter merged": True}
 WAYS = {"batched": "free", "constrained": "constrained", "scored": "scored"}

@@ -43,9 +43,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3MoeConfig
 
-from prompt_distillation.training.adapter import LoraSettings, lora_config
-from prompt_distillation.training.expert_lora import set_expert_lora
-from prompt_distillation.training.targets import default_expert_rank, find_targets
+from prompt_distillation.training.lora.adapter import LoraSettings, lora_config
+from prompt_distillation.training.lora.expert_lora import set_expert_lora
+from prompt_distillation.training.lora.targets import default_expert_rank, find_targets
 
 WAYS = ("folded", "activations")
 MIB = 2**20

@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from engines.faulty_proxy import chat_completion, faulty_proxy  # noqa: E402
 
-from prompt_distillation.commands.create_data import CreateDataConfig  # noqa: E402
-from prompt_distillation.commands.labelling_modes import job_of, open_teacher  # noqa: E402
+from prompt_distillation.cli.create_data import CreateDataConfig  # noqa: E402
+from prompt_distillation.cli.labelling_modes import job_of, open_teacher  # noqa: E402
 from prompt_distillation.labelling.run import Reporting, create_dataset  # noqa: E402
 
 

@@ -15,13 +15,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from prompt_distillation.data.dataset_files import dataset_paths
 from prompt_distillation.engines.base import Completion, Engine, Request
 from prompt_distillation.labelling.job import Job
 from prompt_distillation.labelling.keys import Teacher
-from prompt_distillation.labelling.paths import dataset_paths
 from prompt_distillation.labelling.run import Reporting, create_dataset
 from prompt_distillation.labelling.sources import Source
-from prompt_distillation.task import load_task
+from prompt_distillation.tasks import load_task
 
 ROOT = Path(__file__).parents[1]
 

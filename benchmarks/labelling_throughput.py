@@ -26,14 +26,14 @@ from plain_loop import generate_each, load
 from random_model import drawn_where_missing
 
 from prompt_distillation.checkpoints import resolve_model
-from prompt_distillation.commands.create_data import CreateDataConfig
-from prompt_distillation.commands.labelling_modes import job_of, open_teacher
+from prompt_distillation.cli.create_data import CreateDataConfig
+from prompt_distillation.cli.labelling_modes import job_of, open_teacher
+from prompt_distillation.data.dataset_files import dataset_paths
 from prompt_distillation.engines.base import Engine, Request, Sampling
 from prompt_distillation.engines.vllm import VllmEngine, _sampling_params
 from prompt_distillation.labelling.job import Job
 from prompt_distillation.labelling.journal import open_journal
 from prompt_distillation.labelling.labeller import Labeller
-from prompt_distillation.labelling.paths import dataset_paths
 from prompt_distillation.labelling.progress import Progress
 
 

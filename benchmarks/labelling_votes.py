@@ -13,9 +13,9 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from prompt_distillation.commands.create_data import CreateDataConfig
-from prompt_distillation.commands.labelling_modes import job_of, open_teacher
-from prompt_distillation.commands.options import resolved
+from prompt_distillation.cli.create_data import CreateDataConfig
+from prompt_distillation.cli.labelling_modes import job_of, open_teacher
+from prompt_distillation.cli.options import resolved
 from prompt_distillation.labelling.counts import Counts
 from prompt_distillation.labelling.run import Reporting, create_dataset
 from prompt_distillation.labelling.summary import accuracy_line

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prompt_distillation.checkpoints import ResolvedModel
-from prompt_distillation.task import ChatMessage
+from prompt_distillation.tasks import ChatMessage
 
 
 def load(model: ResolvedModel, *, merged: bool = False) -> tuple[Any, Any]:

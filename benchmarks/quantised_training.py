@@ -26,14 +26,14 @@ from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
 
-from prompt_distillation.commands.train import TrainConfig
-from prompt_distillation.commands.train_settings import run_settings
-from prompt_distillation.files import read_json
+from prompt_distillation.cli.train import TrainConfig
+from prompt_distillation.cli.train_settings import run_settings
+from prompt_distillation.data.chat_rows import read_chat_rows
+from prompt_distillation.data.files import read_json
 from prompt_distillation.training.answering import accuracy, answer_greedily, questions
 from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
 from prompt_distillation.training.loading import load_model, load_tokenizer
-from prompt_distillation.training.quantisation import held_bytes
-from prompt_distillation.training.rows import read_chat_rows
+from prompt_distillation.training.quantisation.base_weights import held_bytes
 from prompt_distillation.training.run import train
 from prompt_distillation.training.settings import RunSettings
 

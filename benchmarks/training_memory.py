@@ -30,12 +30,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, GPT2Config, Qwen3Config, Qwen3MoeConfig
 
-from prompt_distillation.commands.train import TrainConfig
-from prompt_distillation.commands.train_settings import run_settings
-from prompt_distillation.training.plan import plan_run
+from prompt_distillation.cli.train import TrainConfig
+from prompt_distillation.cli.train_settings import run_settings
+from prompt_distillation.training.memory.plan import plan_run
+from prompt_distillation.training.methods.sft import AnswerTrainer
 from prompt_distillation.training.run import train
 from prompt_distillation.training.settings import RunSettings
-from prompt_distillation.training.trainer import AnswerTrainer
 
 MIB = 2**20
 TOKENIZER = "example-models/student"

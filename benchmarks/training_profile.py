@@ -28,7 +28,7 @@ from rich.table import Table
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from prompt_distillation.commands.train import main as train
+from prompt_distillation.cli.train import main as train
 
 # An operation is of the first kind of which its name holds a part.
 KINDS = {

@@ -38,10 +38,10 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from prompt_distillation.commands.train import TrainConfig
-from prompt_distillation.commands.train_settings import run_settings
+from prompt_distillation.cli.train import TrainConfig
+from prompt_distillation.cli.train_settings import run_settings
+from prompt_distillation.data.chat_rows import ChatRow, read_chat_rows
 from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
-from prompt_distillation.training.rows import ChatRow, read_chat_rows
 from prompt_distillation.training.run import train
 
 MODEL = "example-models/student"

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prompt_distillation.checkpoints import merge_adapter, resolve_model
-from prompt_distillation.commands.options import check_range, option, parse_options
-from prompt_distillation.commands.running import run_command
+from prompt_distillation.cli.options import check_range, option, parse_options
+from prompt_distillation.cli.running import run_command
+from prompt_distillation.data.files import read_json, refuse_to_overwrite
 from prompt_distillation.errors import InputError, ModelError
-from prompt_distillation.files import read_json, refuse_to_overwrite
 
 logger = logging.getLogger("export_model")
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int | None:
     check_files(config)
     refuse_to_overwrite([config.output_dir], overwrite=config.overwrite)
     if config.quantise != "none":
-        from prompt_distillation.training.quantised_export import require_compressed_tensors
+        from prompt_distillation.training.quantisation.export import require_compressed_tensors
 
         require_compressed_tensors()
     resolved = resolve_model(config.model_path, config.base_model)
@@ -105,7 +105,7 @@ def export(config: ExportConfig, base: str, adapter: Path, partial: Path) -> Non
     Raises:
         ModelError: two ways of loading that should agree do not, or two that should differ agree.
     """
-    from prompt_distillation.training.liveness import compare
+    from prompt_distillation.training.lora.liveness import compare
     from prompt_distillation.training.model_card import model_card
 
     merge_adapter(base, adapter, partial)
@@ -132,11 +132,11 @@ def measure(config: ExportConfig, base: str, adapter: Path, merged: Path) -> dic
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from prompt_distillation.training import liveness
+    from prompt_distillation.data.chat_rows import read_chat_rows
     from prompt_distillation.training.answering import questions
     from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
-    from prompt_distillation.training.quantised_export import quantise_checkpoint
-    from prompt_distillation.training.rows import read_chat_rows
+    from prompt_distillation.training.lora import liveness
+    from prompt_distillation.training.quantisation.export import quantise_checkpoint
 
     tokenizer = AutoTokenizer.from_pretrained(merged)
     model = AutoModelForCausalLM.from_pretrained(base, dtype="auto").eval()
@@ -166,7 +166,7 @@ def score_saved(folder: Path, asked: Sequence[Any], answers: Sequence[list[int]]
     """The answers' scores by transformers and the checkpoint in ``folder``."""
     from transformers import AutoModelForCausalLM
 
-    from prompt_distillation.training.liveness import score
+    from prompt_distillation.training.lora.liveness import score
 
     return score(AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval(), asked, answers)
 
@@ -190,7 +190,7 @@ def needs_gpu(config: ExportConfig, folder: Path) -> bool:
     import torch
     from transformers import AutoConfig
 
-    from prompt_distillation.training.targets import number_of_experts
+    from prompt_distillation.training.lora.targets import number_of_experts
 
     experts = number_of_experts(AutoConfig.from_pretrained(folder))
     # vLLM 0.32, layers/fused_moe/experts/cpu_moe.py.

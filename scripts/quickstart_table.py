@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from prompt_distillation.commands.running import run_command
+from prompt_distillation.cli.running import run_command
 from prompt_distillation.errors import ConfigError, InputError
 from prompt_distillation.evaluation.result_file import read_result
 from prompt_distillation.evaluation.schema import Result

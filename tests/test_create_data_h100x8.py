@@ -17,8 +17,8 @@ SCRIPTED = f"""#!{sys.executable}
 import os, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from labelling.scripted import ScriptedEngine, answer
-from prompt_distillation.commands import create_data, labelling_modes
-from prompt_distillation.commands.running import run_command
+from prompt_distillation.cli import create_data, labelling_modes
+from prompt_distillation.cli.running import run_command
 
 def reply(request):
     if os.environ.get("BREAK_SHARD") == os.environ.get("OWN_SHARD"):

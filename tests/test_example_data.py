@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prompt_distillation.inputs import is_held_out, normalise, read_inputs
-from prompt_distillation.task import load_task
+from prompt_distillation.data.inputs import is_held_out, normalise, read_inputs
+from prompt_distillation.tasks import load_task
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "example-data"

@@ -22,7 +22,7 @@ from example_models.saving import save_model
 from example_models.tokenizer import train_tokenizer, with_template
 from example_models.training import Plan, Row, StepLog, encode_row, train
 from prompt_distillation.provenance import provenance
-from prompt_distillation.task import Task
+from prompt_distillation.tasks import Task
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from prompt_distillation.files import read_jsonl, read_lines
-from prompt_distillation.inputs import gold_path_of, is_held_out
-from prompt_distillation.task import Task
+from prompt_distillation.data.files import read_jsonl, read_lines
+from prompt_distillation.data.inputs import gold_path_of, is_held_out
+from prompt_distillation.tasks import Task
 
 HELD_OUT_SHARE = 0.1
 HELD_OUT_SEED = 0

@@ -10,7 +10,7 @@ from transformers import Qwen3MoeForCausalLM
 
 from example_models.model_cards import model_card
 from example_models.tokenizer import with_template
-from prompt_distillation.files import write_json
+from prompt_distillation.data.files import write_json
 
 
 def save_model(

@@ -1,6 +1,6 @@
 """`python -m prompt_distillation` is the `prompt-distillation` command."""
 
-from prompt_distillation.commands.cli import main
+from prompt_distillation.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from engines.asking import ask, tiny_engine
 
-from prompt_distillation.commands.create_data import CreateDataConfig
+from prompt_distillation.cli.create_data import CreateDataConfig
 from prompt_distillation.engines import Completion, EngineOptions, RequestFailedError
 from prompt_distillation.engines.ray_cluster import Machine, plan_workers
 from prompt_distillation.engines.ray_worker import EngineWorker, OpenedEngine

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.data.inputs import Input
 from prompt_distillation.evaluation.schema import Prediction
 from prompt_distillation.evaluation.selection import TestItem
 from prompt_distillation.evaluation.training_data import TeacherRecord
-from prompt_distillation.inputs import Input
-from prompt_distillation.task import Task, load_task
+from prompt_distillation.tasks import Task, load_task
 
 MakeItem = Callable[..., TestItem]
 MakePrediction = Callable[..., Prediction]

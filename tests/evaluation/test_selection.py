@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.data.inputs import Input, is_held_out
 from prompt_distillation.errors import InputError
 from prompt_distillation.evaluation.selection import select
 from prompt_distillation.evaluation.training_data import read_training_data
-from prompt_distillation.inputs import Input, is_held_out
 
 INPUTS = [
     Input(index=i, text=f"Sentence number {i}", group=f"block-{i // 3}", gold="en")

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from prompt_distillation.data.intervals import wilson_interval
 from prompt_distillation.evaluation.statistics import agreement, macro_f1, paired_test
-from prompt_distillation.intervals import wilson_interval
 
 
 def test_wilson_interval_is_the_formula() -> None:

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from labelling.scripted import QUIET, ScriptedEngine, make_job
 
-from prompt_distillation.commands.running import run_command
+from prompt_distillation.cli.running import run_command
 from prompt_distillation.labelling.run import create_dataset
 from prompt_distillation.labelling.votes import Policy
 

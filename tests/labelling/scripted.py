@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from prompt_distillation.data.dataset_files import Shard, dataset_paths
 from prompt_distillation.engines.base import Completion, Engine, Request
 from prompt_distillation.labelling.job import Job
 from prompt_distillation.labelling.keys import Teacher
-from prompt_distillation.labelling.paths import Shard, dataset_paths
 from prompt_distillation.labelling.run import Reporting
 from prompt_distillation.labelling.sources import Source
 from prompt_distillation.labelling.votes import Policy
-from prompt_distillation.task import load_task
+from prompt_distillation.tasks import load_task
 
 LANGUAGE_TASK = Path(__file__).parents[2] / "tasks" / "language"
 LABELS = ("ar", "de", "el", "en", "es", "fr")

@@ -7,8 +7,8 @@ from collections import Counter
 from engines.faulty_proxy import chat_completion, faulty_proxy
 from labelling.scripted import QUIET
 
-from prompt_distillation.commands.create_data import CreateDataConfig
-from prompt_distillation.commands.labelling_modes import job_of, open_teacher
+from prompt_distillation.cli.create_data import CreateDataConfig
+from prompt_distillation.cli.labelling_modes import job_of, open_teacher
 from prompt_distillation.labelling.run import create_dataset
 
 

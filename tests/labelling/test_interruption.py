@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from labelling.scripted import QUIET, ScriptedEngine, files_of, make_job, write_inputs
 
+from prompt_distillation.data.dataset_files import Shard
+from prompt_distillation.data.locks import hold_lock
 from prompt_distillation.errors import OutputBusyError, OutputWriteError
-from prompt_distillation.labelling.locking import hold_lock
-from prompt_distillation.labelling.paths import Shard
 from prompt_distillation.labelling.run import create_dataset, label_one_shard
 from prompt_distillation.labelling.votes import Policy
 

@@ -18,6 +18,9 @@ from labelling.scripted import (
     write_inputs,
 )
 
+from prompt_distillation.data.dataset_files import Shard
+from prompt_distillation.data.files import read_json, read_jsonl
+from prompt_distillation.data.inputs import is_held_out
 from prompt_distillation.engines.base import RequestFailedError
 from prompt_distillation.errors import (
     EngineError,
@@ -25,11 +28,8 @@ from prompt_distillation.errors import (
     OutputExistsError,
     TaskError,
 )
-from prompt_distillation.files import read_json, read_jsonl
-from prompt_distillation.inputs import is_held_out
 from prompt_distillation.labelling.job import Job
 from prompt_distillation.labelling.keys import Teacher
-from prompt_distillation.labelling.paths import Shard
 from prompt_distillation.labelling.run import create_dataset, label_one_shard, merge_shards
 from prompt_distillation.labelling.votes import Policy
 

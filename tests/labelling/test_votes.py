@@ -6,7 +6,7 @@ from labelling.scripted import LANGUAGE_TASK, answer, completion
 from prompt_distillation.engines.base import Completion
 from prompt_distillation.labelling.attempts import Attempt
 from prompt_distillation.labelling.votes import Ballots, Policy, Step, Verdict
-from prompt_distillation.task import RejectReason, load_task
+from prompt_distillation.tasks import RejectReason, load_task
 
 CUT = completion("so much to think about", finish_reason="length")
 RAMBLING = completion("it may be en, or de")

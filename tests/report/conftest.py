@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.data.inputs import Input, normalise
 from prompt_distillation.evaluation.comparison_file import Cell, Comparison, StudentConfidence
 from prompt_distillation.evaluation.costs import QueryCost, cost_by_time, cost_of_cascade, reckon
 from prompt_distillation.evaluation.latency import Latency
@@ -13,8 +14,7 @@ from prompt_distillation.evaluation.schema import Result
 from prompt_distillation.evaluation.scoring import usage
 from prompt_distillation.evaluation.selection import select
 from prompt_distillation.evaluation.training_data import TeacherRecord, TrainingData
-from prompt_distillation.inputs import Input, normalise
-from prompt_distillation.task import Answer, Task, load_task
+from prompt_distillation.tasks import Answer, Task, load_task
 
 MakeResult = Callable[..., Result]
 

@@ -4,9 +4,9 @@ from training.tiny_student import build_student, build_tokenizer
 from transformers import GenerationConfig
 from trl import SFTConfig, SFTTrainer
 
+from prompt_distillation.data.chat_rows import ChatRow
 from prompt_distillation.errors import InputError, ModelError
 from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
-from prompt_distillation.training.rows import ChatRow
 
 QUESTION = {"role": "user", "content": "Wo ist der Bahnhof?"}
 ANSWER = {"role": "assistant", "content": "de"}

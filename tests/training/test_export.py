@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from training.tiny_student import build_student, write_rows
 from transformers import AutoModelForCausalLM
 
-from prompt_distillation.commands.train import main as train
+from prompt_distillation.cli.train import main as train
 
 ROOT = Path(__file__).parents[2]
 

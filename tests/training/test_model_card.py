@@ -7,7 +7,7 @@ import pytest
 import yaml
 from training.tiny_student import write_rows
 
-from prompt_distillation.commands.train import main as train
+from prompt_distillation.cli.train import main as train
 from prompt_distillation.training.model_card import trained_card
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 from prompt_distillation.errors import EngineError
-from prompt_distillation.task import ChatMessage
+from prompt_distillation.tasks import ChatMessage
 
 EngineKind = Literal["auto", "vllm", "transformers", "server"]
 

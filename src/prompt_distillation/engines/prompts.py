@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from prompt_distillation.engines.base import EngineOptions, Request, RequestFailedError
 from prompt_distillation.engines.prefixes import shared_prefix_length
 from prompt_distillation.errors import ModelError
-from prompt_distillation.task import ChatMessage
+from prompt_distillation.tasks import ChatMessage
 
 # Below this, encoding is cheaper than looking for what is shared.
 SHORTEST_SHARED_CHARACTERS = 256

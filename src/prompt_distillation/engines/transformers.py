@@ -23,7 +23,7 @@ from prompt_distillation.engines.devices import choose_device
 from prompt_distillation.engines.generation import BatchGenerator
 from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
 from prompt_distillation.errors import EngineError, ModelError
-from prompt_distillation.task import END_OF_THINKING
+from prompt_distillation.tasks import END_OF_THINKING
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
 from prompt_distillation.engines.vllm import VllmEngine
 from prompt_distillation.engines.watchdog import Watchdog
 from prompt_distillation.errors import EngineError
-from prompt_distillation.task import END_OF_THINKING
+from prompt_distillation.tasks import END_OF_THINKING
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
+from prompt_distillation.data.intervals import wilson_interval
 from prompt_distillation.evaluation.cascade import cascade, trials
 from prompt_distillation.evaluation.confidence import (
     Calibration,
@@ -12,7 +13,6 @@ from prompt_distillation.evaluation.confidence import (
     ReliabilityBin,
 )
 from prompt_distillation.evaluation.schema import Prediction
-from prompt_distillation.intervals import wilson_interval
 
 BINS = 10
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 
+from prompt_distillation.data.intervals import wilson_interval
 from prompt_distillation.evaluation.confidence import Cascade, CascadeCheck, CascadePoint
 from prompt_distillation.evaluation.schema import Prediction
-from prompt_distillation.intervals import wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from prompt_distillation.evaluation.predicting import (
 from prompt_distillation.evaluation.schema import Prediction, Usage
 from prompt_distillation.evaluation.scoring import usage
 from prompt_distillation.evaluation.selection import Selection
-from prompt_distillation.task import RejectReason, Task
+from prompt_distillation.tasks import RejectReason, Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from prompt_distillation.data.files import read_json, write_json
+from prompt_distillation.data.intervals import Interval
 from prompt_distillation.errors import InputError
 from prompt_distillation.evaluation.comparison import CellRun
 from prompt_distillation.evaluation.confidence import Confidence
@@ -13,8 +15,6 @@ from prompt_distillation.evaluation.costs import Bill, QueryCost, cost_of_cascad
 from prompt_distillation.evaluation.latency import Latency
 from prompt_distillation.evaluation.result_file import build_record
 from prompt_distillation.evaluation.schema import Result
-from prompt_distillation.files import read_json, write_json
-from prompt_distillation.intervals import Interval
 
 COMPARISON_FILE = "comparison.json"
 TEACHER_KEY = "teacher"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from prompt_distillation.intervals import Interval
+from prompt_distillation.data.intervals import Interval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from prompt_distillation.engines.base import Completer
 from prompt_distillation.engines.scoring import LabelScorer
 from prompt_distillation.evaluation.schema import Prediction
 from prompt_distillation.evaluation.selection import TestItem
-from prompt_distillation.task import Answer, RejectReason, Task
+from prompt_distillation.tasks import Answer, RejectReason, Task
 
 Outcome = TypeVar("Outcome")
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
+from prompt_distillation.data.files import atomic_writer, dump_json, read_json
 from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
 from prompt_distillation.evaluation.schema import SCHEMA_VERSION, Result
-from prompt_distillation.files import atomic_writer, dump_json, read_json
 
 
 def check_output(path: Path) -> None:

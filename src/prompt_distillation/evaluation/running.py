@@ -29,7 +29,7 @@ from prompt_distillation.evaluation.scoring import (
 from prompt_distillation.evaluation.selection import Selection
 from prompt_distillation.evaluation.text_overlap import text_overlap
 from prompt_distillation.provenance import provenance, sha256_of_file
-from prompt_distillation.task import Task
+from prompt_distillation.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)

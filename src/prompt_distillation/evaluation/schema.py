@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from prompt_distillation.data.intervals import Interval
 from prompt_distillation.evaluation.confidence import Confidence
-from prompt_distillation.intervals import Interval
 
 UNPARSEABLE = "?"
 """Column of the confusion matrix for completions that hold no answer."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from prompt_distillation.data.intervals import wilson_interval
 from prompt_distillation.evaluation.schema import (
     UNPARSEABLE,
     ConfusionMatrix,
@@ -19,7 +20,6 @@ from prompt_distillation.evaluation.statistics import (
     macro_f1,
     paired_test,
 )
-from prompt_distillation.intervals import wilson_interval
 
 ERROR_EXAMPLES = 3
 WORST_LABELS = 5

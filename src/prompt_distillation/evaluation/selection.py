@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from prompt_distillation.data.inputs import Input, is_held_out
 from prompt_distillation.errors import InputError
 from prompt_distillation.evaluation.schema import Overlap, TruthKind
 from prompt_distillation.evaluation.training_data import (
@@ -12,7 +13,6 @@ from prompt_distillation.evaluation.training_data import (
     conversation_key,
     training_groups,
 )
-from prompt_distillation.inputs import Input, is_held_out
 
 Split = Literal["held_out", "all"]
 

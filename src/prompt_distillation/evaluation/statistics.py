@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from prompt_distillation.data.intervals import wilson_interval
 from prompt_distillation.evaluation.schema import Agreement, PairedTest
-from prompt_distillation.intervals import wilson_interval
 
 SIGNIFICANT = 0.05
 """A p value below this is called significant."""

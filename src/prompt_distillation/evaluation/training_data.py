@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prompt_distillation.data.files import read_json, read_jsonl, sibling
+from prompt_distillation.data.inputs import Input, normalise, read_inputs
 from prompt_distillation.errors import InputError
-from prompt_distillation.files import read_json, read_jsonl, sibling
-from prompt_distillation.inputs import Input, normalise, read_inputs
 
 DEFAULT_HELD_OUT_SHARE = 0.1
 DEFAULT_HELD_OUT_SEED = 0

@@ -8,11 +8,11 @@ any prompt or model: a person's word outlives the teacher's. The last line on a 
 import hashlib
 from pathlib import Path
 
+from prompt_distillation.data.files import read_jsonl
+from prompt_distillation.data.inputs import Input
 from prompt_distillation.errors import InputError
-from prompt_distillation.files import read_jsonl
-from prompt_distillation.inputs import Input
 from prompt_distillation.labelling.keys import ContentKeys, Duplicates
-from prompt_distillation.task import ChatMessage, Task
+from prompt_distillation.tasks import ChatMessage, Task
 
 
 class Corrections:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 
-from prompt_distillation.inputs import Input
+from prompt_distillation.data.inputs import Input
 from prompt_distillation.labelling.attempts import Attempt
 from prompt_distillation.labelling.votes import Verdict
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import orjson
 
+from prompt_distillation.data.dataset_files import DatasetPaths
+from prompt_distillation.data.files import atomic_writer, write_json
+from prompt_distillation.data.inputs import Input, is_held_out, shard_of
 from prompt_distillation.errors import InputError
-from prompt_distillation.files import atomic_writer, write_json
-from prompt_distillation.inputs import Input, is_held_out, shard_of
 from prompt_distillation.labelling.attempts import Attempt
 from prompt_distillation.labelling.corrections import Corrections
 from prompt_distillation.labelling.counts import Counts
 from prompt_distillation.labelling.journal import Journal
 from prompt_distillation.labelling.keys import ContentKeys
-from prompt_distillation.labelling.paths import DatasetPaths
 from prompt_distillation.labelling.votes import Ballots, Verdict
 
 MakeManifest = Callable[[Counts, str], Mapping[str, object]]

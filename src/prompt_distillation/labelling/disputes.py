@@ -8,8 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from prompt_distillation.files import read_jsonl
-from prompt_distillation.inputs import normalise
+from prompt_distillation.data.files import read_jsonl
+from prompt_distillation.data.inputs import normalise
 
 logger = logging.getLogger(__name__)
 

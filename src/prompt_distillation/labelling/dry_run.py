@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
+from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.text import safe_for_terminal
 from prompt_distillation.engines.prefixes import shared_prefix_length
-from prompt_distillation.inputs import Input
 from prompt_distillation.labelling.estimate import (
     Prices,
     count_unfinished,
@@ -18,8 +19,7 @@ from prompt_distillation.labelling.job import Job
 from prompt_distillation.labelling.labeller import OpenTeacher
 from prompt_distillation.labelling.run import open_for_probe
 from prompt_distillation.labelling.sources import take_census
-from prompt_distillation.safe_text import safe_for_terminal
-from prompt_distillation.task import ChatMessage
+from prompt_distillation.tasks import ChatMessage
 
 SHOWN = 3
 COUNTED = 500

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from prompt_distillation.data.inputs import Input
 from prompt_distillation.engines.base import Engine
-from prompt_distillation.inputs import Input
 from prompt_distillation.labelling.counts import Counts
 from prompt_distillation.labelling.job import Job
 from prompt_distillation.labelling.journal import Journal

@@ -4,12 +4,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from prompt_distillation.data.dataset_files import DatasetPaths
+from prompt_distillation.data.files import read_json
 from prompt_distillation.errors import InputError, NoLabelsError, OutputExistsError
-from prompt_distillation.files import read_json
 from prompt_distillation.labelling.journal import Journal
-from prompt_distillation.labelling.paths import DatasetPaths
 from prompt_distillation.provenance import sha256_of_file
-from prompt_distillation.task import RejectReason
+from prompt_distillation.tasks import RejectReason
 
 logger = logging.getLogger(__name__)
 

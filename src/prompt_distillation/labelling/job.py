@@ -2,14 +2,14 @@
 
 from dataclasses import asdict, dataclass, field
 
+from prompt_distillation.data.dataset_files import DatasetPaths, Shard
 from prompt_distillation.labelling.corrections import Corrections
 from prompt_distillation.labelling.counts import Counts
 from prompt_distillation.labelling.keys import ContentKeys, Duplicates, Teacher, digest_of
-from prompt_distillation.labelling.paths import DatasetPaths, Shard
 from prompt_distillation.labelling.sources import Census, Source
 from prompt_distillation.labelling.votes import Ballots, Policy
 from prompt_distillation.provenance import model_fingerprint, provenance
-from prompt_distillation.task import Task
+from prompt_distillation.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from typing import Literal
 
 import orjson
 
-from prompt_distillation.inputs import Input, normalise
+from prompt_distillation.data.inputs import Input, normalise
 from prompt_distillation.provenance import model_fingerprint
-from prompt_distillation.task import Task
+from prompt_distillation.tasks import Task
 
 KEY_BYTES = 16
 """128 bits: two of a billion inputs share a key with a chance of 2e-21."""

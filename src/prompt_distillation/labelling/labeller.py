@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 
+from prompt_distillation.data.inputs import Input
 from prompt_distillation.engines.base import (
     Engine,
     Request,
@@ -12,13 +13,12 @@ from prompt_distillation.engines.base import (
     RequestRefusedError,
     Sampling,
 )
-from prompt_distillation.inputs import Input
 from prompt_distillation.labelling.attempts import Attempt
 from prompt_distillation.labelling.journal import Journal
 from prompt_distillation.labelling.keys import ContentKeys, Teacher, request_seed
 from prompt_distillation.labelling.progress import Progress
 from prompt_distillation.labelling.votes import Ballots, Step, Verdict
-from prompt_distillation.task import ChatMessage, Task
+from prompt_distillation.tasks import ChatMessage, Task
 
 OpenTeacher = Callable[[], AbstractAsyncContextManager[Engine]]
 """Loads the teacher when it is called: not before there is work for it."""

@@ -8,6 +8,8 @@ import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 
+from prompt_distillation.data.dataset_files import Shard
+from prompt_distillation.data.locks import hold_lock, refuse_if_held
 from prompt_distillation.errors import InputError
 from prompt_distillation.labelling.corrections import Corrections, read_corrections
 from prompt_distillation.labelling.counts import Counts
@@ -16,8 +18,6 @@ from prompt_distillation.labelling.finished import is_finished, tell_what_is_kep
 from prompt_distillation.labelling.job import Job
 from prompt_distillation.labelling.journal import Journal, open_journal
 from prompt_distillation.labelling.labeller import Labeller, OpenTeacher
-from prompt_distillation.labelling.locking import hold_lock, refuse_if_held
-from prompt_distillation.labelling.paths import Shard
 from prompt_distillation.labelling.progress import Progress
 from prompt_distillation.labelling.sources import Census, take_census
 

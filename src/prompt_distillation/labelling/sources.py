@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prompt_distillation.inputs import (
+from prompt_distillation.data.dataset_files import Shard
+from prompt_distillation.data.inputs import (
     Columns,
     Input,
     check_gold,
     read_inputs,
     shard_of,
 )
-from prompt_distillation.labelling.paths import Shard
-from prompt_distillation.task import Task
+from prompt_distillation.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from prompt_distillation.intervals import wilson_interval
+from prompt_distillation.data.intervals import wilson_interval
 from prompt_distillation.labelling.counts import Counts
 
 

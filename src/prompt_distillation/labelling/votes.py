@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prompt_distillation.labelling.attempts import Attempt
-from prompt_distillation.task import Answer, RejectReason, Task
+from prompt_distillation.tasks import Answer, RejectReason, Task
 
 TEMPERATURE_STEP = 0.25
 """Added for each retry: the same prompt at the same temperature tends to fail in the same way."""

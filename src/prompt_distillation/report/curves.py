@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prompt_distillation.data.files import read_lines
 from prompt_distillation.errors import InputError
-from prompt_distillation.files import read_lines
 
 LOSS_FILE = "loss.csv"
 LEFT, RIGHT, TOP, BOTTOM = 50, 630, 10, 200

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from prompt_distillation.data.text import shorten
 from prompt_distillation.evaluation.comparison_file import Comparison
 from prompt_distillation.evaluation.schema import UNPARSEABLE, Result
 from prompt_distillation.report.comparison_table import milliseconds, speed_line
@@ -23,7 +24,6 @@ from prompt_distillation.report.confidence_text import (
 )
 from prompt_distillation.report.curves import LossCurve, draw_curves
 from prompt_distillation.report.terminal import money, percent, with_bounds, with_interval
-from prompt_distillation.safe_text import shorten
 
 MAX_RAW_LENGTH = 4000
 """Characters of one completion that the page carries; the result file has all of it."""

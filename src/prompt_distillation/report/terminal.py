@@ -7,6 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from prompt_distillation.data.intervals import Interval
+from prompt_distillation.data.text import safe_for_terminal, shorten
 from prompt_distillation.evaluation.schema import (
     UNPARSEABLE,
     ConfusionMatrix,
@@ -15,8 +17,6 @@ from prompt_distillation.evaluation.schema import (
     Result,
     WorstLabel,
 )
-from prompt_distillation.intervals import Interval
-from prompt_distillation.safe_text import safe_for_terminal, shorten
 
 RULE = "=" * 80
 SHORT_RULE = "=" * 60

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from prompt_distillation.training.adapter import TrainedKind
 from prompt_distillation.training.encode import IGNORED, EncodedRow
-from prompt_distillation.training.memory import GIB
+from prompt_distillation.training.lora.adapter import TrainedKind
+from prompt_distillation.training.memory.estimate import GIB
 
 if TYPE_CHECKING:
-    from prompt_distillation.training.plan import RunPlan
+    from prompt_distillation.training.memory.plan import RunPlan
 
 WITHIN_OTHERS = {"held_gradients", "layer"}
 """Parts of the account that are parts of `gradients` and `layers`."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prompt_distillation.data.chat_rows import ChatRow
 from prompt_distillation.errors import InputError, ModelError
-from prompt_distillation.training.rows import ChatRow
 
 logger = logging.getLogger(__name__)
 

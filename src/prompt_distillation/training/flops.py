@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from prompt_distillation.training.targets import (
+from prompt_distillation.training.lora.targets import (
     active_experts,
     expert_kinds,
     kind_of,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prompt_distillation.errors import ModelError
-from prompt_distillation.training.fourbit import FourBitSettings
+from prompt_distillation.training.quantisation.four_bit import FourBitSettings
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def load_model(settings: ModelSettings, *, use_lora: bool, on_gpu: bool) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from prompt_distillation.training.norms import fuse_norms
+    from prompt_distillation.training.fused_norms import fuse_norms
 
     if settings.dtype == "auto":
         dtype = torch.bfloat16 if on_gpu and use_lora else torch.float32
@@ -98,7 +98,7 @@ def load_model(settings: ModelSettings, *, use_lora: bool, on_gpu: bool) -> Any:
 def _four_bit_config(name: str, settings: FourBitSettings) -> Any:
     from transformers import PretrainedConfig
 
-    from prompt_distillation.training.quantisation import FourBitConfig, check_launcher
+    from prompt_distillation.training.quantisation.base_weights import FourBitConfig, check_launcher
 
     check_launcher()
     try:

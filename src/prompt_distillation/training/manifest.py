@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.provenance import model_fingerprint, provenance, sha256_of_file
-from prompt_distillation.training.adapter import count_parameters
 from prompt_distillation.training.encode import EncodedRows
+from prompt_distillation.training.lora.adapter import count_parameters
 
 NOT_IDENTITY = frozenset(
     {

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from prompt_distillation.training.liveness import QUANTISED, Comparison
+from prompt_distillation.training.lora.liveness import QUANTISED, Comparison
 
 _RECIPE = (
     "lora_rank", "lora_alpha", "lora_expert_rank", "lora_targets", "learning_rate",

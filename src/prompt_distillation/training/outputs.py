@@ -23,8 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from prompt_distillation.data.files import atomic_writer, read_json, write_json
 from prompt_distillation.errors import ConfigError, OutputExistsError, OutputWriteError
-from prompt_distillation.files import atomic_writer, read_json, write_json
 from prompt_distillation.training.manifest import NOT_IDENTITY
 
 logger = logging.getLogger(__name__)

@@ -8,17 +8,19 @@ from typing import Any
 
 from rich.console import Console
 
+from prompt_distillation.data.chat_rows import ChatRow, read_chat_rows
+from prompt_distillation.data.files import write_json
 from prompt_distillation.errors import ConfigError, PromptDistillationError
-from prompt_distillation.files import write_json
-from prompt_distillation.training.adapter import (
+from prompt_distillation.training.display import show_example, show_trained
+from prompt_distillation.training.encode import EncodedRows, encode_rows, end_of_turn_ids
+from prompt_distillation.training.loading import load_model, load_tokenizer
+from prompt_distillation.training.lora.adapter import (
     LoraSettings,
     count_parameters,
     lora_config,
     trained_kinds,
 )
-from prompt_distillation.training.display import show_example, show_trained
-from prompt_distillation.training.encode import EncodedRows, encode_rows, end_of_turn_ids
-from prompt_distillation.training.loading import load_model, load_tokenizer
+from prompt_distillation.training.lora.targets import default_expert_rank, find_targets
 from prompt_distillation.training.manifest import (
     RunResult,
     TrainingData,
@@ -27,6 +29,8 @@ from prompt_distillation.training.manifest import (
     run_result,
     training_manifest,
 )
+from prompt_distillation.training.memory.plan import settle_checkpointing
+from prompt_distillation.training.methods.sft_options import build_sft_config
 from prompt_distillation.training.model_card import trained_card
 from prompt_distillation.training.outputs import (
     MANIFEST_FILE,
@@ -37,12 +41,8 @@ from prompt_distillation.training.outputs import (
     save_final,
     save_history,
 )
-from prompt_distillation.training.plan import settle_checkpointing
-from prompt_distillation.training.quantisation import held_bytes, leave_to_each_process
-from prompt_distillation.training.rows import ChatRow, read_chat_rows
+from prompt_distillation.training.quantisation.base_weights import held_bytes, leave_to_each_process
 from prompt_distillation.training.settings import RunSettings, micro_batch
-from prompt_distillation.training.sft import build_sft_config
-from prompt_distillation.training.targets import default_expert_rank, find_targets
 from prompt_distillation.training.tracking import finish_tracking, log_end, prepare_tracking
 
 logger = logging.getLogger(__name__)
@@ -150,8 +150,8 @@ def _build_trainer(
     from transformers import EarlyStoppingCallback
 
     from prompt_distillation.training.answering import questions
+    from prompt_distillation.training.methods.sft import AnswerTrainer
     from prompt_distillation.training.progress import LossFile, ProgressLine
-    from prompt_distillation.training.trainer import AnswerTrainer
 
     arguments.gradient_checkpointing = settings.sft["gradient_checkpointing"]
     batch = micro_batch(settings, data.train)
@@ -195,8 +195,8 @@ def _dataset(rows: EncodedRows) -> Any:
 
 
 def _peft_config(lora: LoraSettings | None, model: Any) -> Any:
-    from prompt_distillation.training.expert_lora import set_expert_lora
-    from prompt_distillation.training.linear_lora import set_linear_lora
+    from prompt_distillation.training.lora.expert_lora import set_expert_lora
+    from prompt_distillation.training.lora.linear_lora import set_linear_lora
 
     if lora is None:
         return None

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prompt_distillation.training.adapter import LoraSettings
-from prompt_distillation.training.batches import MicroBatch, fill_micro_batch
 from prompt_distillation.training.encode import EncodedRows
 from prompt_distillation.training.loading import ModelSettings
+from prompt_distillation.training.lora.adapter import LoraSettings
+from prompt_distillation.training.memory.batches import MicroBatch, fill_micro_batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,48 @@
+"""The `prompt-distillation` command: one word per step, each a module of this folder."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from prompt_distillation import __version__
+from prompt_distillation.cli.running import USER_ERROR, run_command
+
+COMMANDS = {
+    "create-data": ("create_data", "label inputs with the teacher"),
+    "train": ("train", "fine-tune the student on the labels"),
+    "evaluate": ("evaluate", "measure a model on held-out inputs"),
+    "compare": ("compare", "measure teacher and student side by side, and what it saves"),
+    "report": ("report", "show what was measured: an HTML page, pictures, W&B, a model card"),
+    "doctor": ("doctor", "say what this machine has and which recipe fits"),
+}
+GO_ON = {"create-data", "train"}
+"""Commands that, run again after Ctrl-C, go on where they stopped."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command named first; exits with its code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        sys.stdout.write(_usage())
+        sys.exit(0 if arguments else USER_ERROR)
+    if arguments[0] == "--version":
+        sys.stdout.write(f"prompt-distillation {__version__}\n")
+        sys.exit(0)
+    name, *rest = arguments
+    if name not in COMMANDS:
+        sys.stderr.write(f"error: unknown command {name!r}; known are {', '.join(COMMANDS)}\n")
+        sys.exit(USER_ERROR)
+    # Imported only now: each command brings its own libraries, and --help must answer at once.
+    module = importlib.import_module(f"prompt_distillation.cli.{COMMANDS[name][0]}")
+    sys.argv[0] = f"prompt-distillation {name}"
+    sys.exit(run_command(module.main, rest, goes_on=name in GO_ON))
+
+
+def _usage() -> str:
+    lines = [f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()]
+    return (
+        "usage: prompt-distillation COMMAND [--help] [flags]   (or --version)\n\n"
+        "Distil a thinking model under a long prompt into a non-thinking model with no prompt.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )

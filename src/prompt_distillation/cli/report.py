@@ -1,0 +1,152 @@
+"""`scripts/report.py`: an evaluation, or a comparison, as one page, pictures, W&B, a model card."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from prompt_distillation.cli.options import option, parse_options
+from prompt_distillation.data.files import atomic_writer, refuse_to_overwrite
+from prompt_distillation.errors import ConfigError, InputError
+
+if TYPE_CHECKING:  # what these import takes longer than --help may
+    from prompt_distillation.evaluation.comparison_file import Comparison
+    from prompt_distillation.evaluation.schema import Result
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """Show what was measured: one HTML page that needs no network, and pictures.
+
+  python scripts/report.py                                   from ./evaluation_results.json
+  python scripts/report.py --comparison_dir ./comparison     all cells, latency and cost
+  python scripts/report.py --report_to wandb --model_card"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Options of `report.py`."""
+
+    result_file: Path = option(Path("./evaluation_results.json"), "what evaluate.py wrote")
+    comparison_dir: Path | None = option(
+        None, "what compare.py wrote, instead of --result_file: all its models on one page"
+    )
+    model_path: Path = option(
+        Path("./models/prompt_distillation_trl"),
+        "the student's folder: its training curves and its model card",
+    )
+    output_file: Path = option(Path("./report.html"), "the page")
+    plots_dir: Path = option(Path("./plots"), "where the pictures go, as PNG")
+    overwrite: bool = option(False, "replace a page and pictures that are there already")
+    report_to: Literal["none", "wandb"] = option(
+        "none", "also log the summary, the errors and the confusion matrix there"
+    )
+    model_card: bool = option(False, "also write the metrics into the model card of --model_path")
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Report as ``argv`` says."""
+    config = parse_options(ReportConfig, argv, description=DESCRIPTION)
+    # Imported only now: scientific libraries take longer than --help may.
+    from prompt_distillation.report.curves import read_curves
+    from prompt_distillation.report.page import PageParts, build_page
+    from prompt_distillation.report.plots import plot_all
+    from prompt_distillation.report.terminal import make_console, print_lines
+
+    refuse_to_overwrite([config.output_file], overwrite=config.overwrite)
+    if config.plots_dir.is_dir():
+        refuse_to_overwrite(sorted(config.plots_dir.glob("*.png")), overwrite=config.overwrite)
+    results, comparison = _read(config)
+    title = _main_title(results, comparison)
+    if config.model_card:
+        _check_card(config, results[title])
+    curves = read_curves(config.model_path)
+    pictures = plot_all(results, comparison, config.plots_dir)
+    page = build_page(
+        PageParts(
+            results=results,
+            main=title,
+            comparison=comparison,
+            scored=_scored(config, comparison),
+            curves=curves,
+            pictures=pictures,
+        )
+    )
+    with atomic_writer(config.output_file) as file:
+        file.write(page)
+    lines = [f"Page:     {config.output_file}", f"Pictures: {config.plots_dir} ({len(pictures)})"]
+    lines += _publish(config, results[title], title)
+    print_lines(make_console(), lines)
+    return None
+
+
+def _read(config: ReportConfig) -> "tuple[dict[str, Result], Comparison | None]":
+    """Title -> evaluation, and the comparison that they belong to."""
+    from prompt_distillation.evaluation.comparison_file import COMPARISON_FILE, read_comparison
+    from prompt_distillation.evaluation.result_file import read_result
+
+    if config.comparison_dir is None:
+        result = read_result(config.result_file)
+        return {Path(result.adapter or result.base_model).name: result}, None
+    comparison = read_comparison(config.comparison_dir / COMPARISON_FILE)
+    results = {
+        cell.title: read_result(config.comparison_dir / cell.result_file)
+        for cell in comparison.cells
+    }
+    texts = {tuple(item.text for item in result.predictions) for result in results.values()}
+    if len(texts) != 1:
+        raise InputError(
+            f"the results in {config.comparison_dir} are not of the same inputs; compare again"
+        )
+    student = comparison.cell("student")
+    if student is not None and comparison.confidence is not None:
+        # Its labels were scored in a run of their own.
+        shown = comparison.confidence.shown
+        results[student.title] = replace(results[student.title], confidence=shown)
+    return results, comparison
+
+
+def _scored(config: ReportConfig, comparison: "Comparison | None") -> "Result | None":
+    """The evaluation of the student's scored labels, where a comparison has one."""
+    from prompt_distillation.evaluation.result_file import read_result
+
+    if config.comparison_dir is None or comparison is None or comparison.confidence is None:
+        return None
+    return read_result(config.comparison_dir / comparison.confidence.result_file)
+
+
+def _main_title(results: "dict[str, Result]", comparison: "Comparison | None") -> str:
+    """Whom the page is about: the distilled student, or the only one there is."""
+    student = comparison.cell("student") if comparison else None
+    return student.title if student else next(iter(results))
+
+
+def _check_card(config: ReportConfig, result: "Result") -> None:
+    """Keep the metrics of one model out of the card of another.
+
+    By the folders' names: a model may have moved since. Whose predictions a file of predictions
+    holds, nobody knows.
+    """
+    if result.config.get("predictions_file"):
+        return
+    if Path(result.model_path).resolve().name != config.model_path.resolve().name:
+        raise ConfigError(
+            f"--model_card would write the metrics of {result.model_path} into the card of "
+            f"{config.model_path}; pass the folder of the model that was measured as --model_path"
+        )
+
+
+def _publish(config: ReportConfig, result: "Result", title: str) -> list[str]:
+    """Log to W&B and write the card, where asked for; says what was done."""
+    lines = []
+    if config.report_to == "wandb":
+        from prompt_distillation.report.wandb_log import log_to_wandb
+        from prompt_distillation.training.tracking import prepare_tracking
+
+        prepare_tracking(["wandb"], output_dir=config.output_file.parent)
+        lines.append(f"W&B run:  {log_to_wandb(result, name=f'evaluation: {title}')}")
+    if config.model_card:
+        from prompt_distillation.report.model_card import update_model_card
+
+        lines.append(f"Card:     {update_model_card(config.model_path, result)}")
+    return lines

@@ -1,0 +1,122 @@
+"""Go through disputed labels in the terminal; what is decided goes into the corrections file."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from prompt_distillation.cli.options import option, parse_options
+from prompt_distillation.data.files import dump_json, read_jsonl, sibling
+from prompt_distillation.data.text import safe_for_terminal
+from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
+from prompt_distillation.tasks import Task, load_task
+
+DESCRIPTION = """\
+Show labels that something speaks against: votes that were not of one mind, gold that says
+otherwise, near-duplicates with another label, inputs without one. Enter accepts the label, a label
+corrects it; both go into NAME.corrections.jsonl, and `create_data.py ... --overwrite` writes the
+dataset anew with them, without asking the teacher again."""
+
+KINDS = ("votes", "gold", "duplicates", "rejects")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewConfig:
+    """All flags of the command; see their help."""
+
+    dataset: Path = option(
+        Path("data/prompt_distillation_lang.jsonl"), "the dataset that create_data.py wrote"
+    )
+    task: Path = option(Path("tasks/language"), "folder of the task: task.yaml and its prompt")
+    show: Literal["all", "votes", "gold", "duplicates", "rejects"] = option("all", "which disputes")
+    list: bool = option(False, "print the disputes and decide nothing")
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """Run the command."""
+    config = parse_options(ReviewConfig, argv, description=DESCRIPTION)
+    if not config.list and not sys.stdin.isatty():
+        raise ConfigError("there is no terminal to decide in; pass --list to print the disputes")
+    from prompt_distillation.labelling.disputes import Doubt, conversation_key, find_disputes
+
+    task = load_task(config.task)
+    records = sibling(config.dataset, "records")
+    if not records.is_file():
+        raise InputError(f"no records at {records}; --dataset must be one create_data.py wrote")
+    corrections = sibling(config.dataset, "corrections")
+    earlier = read_jsonl(corrections) if corrections.exists() else ()
+    decided = {conversation_key(row) for _, row in earlier}
+    doubts = [Doubt(kind) for kind in (KINDS if config.show == "all" else (config.show,))]
+    shown = written = 0
+    for dispute in find_disputes(records, doubts):
+        if conversation_key(dispute.record) in decided:
+            continue
+        shown += 1
+        _print(dispute.record, f"{dispute.doubt}: {dispute.evidence}", number=shown)
+        if config.list:
+            continue
+        answer = _ask(dispute.record, task)
+        if answer is None:
+            break
+        if answer:
+            _append(corrections, dispute.record, answer)
+            written += 1
+    _say(f"{shown} disputes shown, {written} decided")
+    if written:
+        _say(
+            f"now write the dataset anew: create_data.py --output_file {config.dataset} "
+            "--overwrite, with its other flags as before"
+        )
+    return None
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _print(record: dict[str, Any], evidence: str, *, number: int) -> None:
+    """One dispute; its texts are hostile."""
+    _say(f"\n[{number}] input {record['index'] + 1}: {safe_for_terminal(record['text'])}")
+    for turn in record["history"]:
+        _say(f"    after {turn['role']}: {safe_for_terminal(turn['content'])}")
+    _say(f"    label {safe_for_terminal(record['answer'] or '-')}    {safe_for_terminal(evidence)}")
+    if record["reasoning"]:
+        said = " ".join(record["reasoning"].split())[-400:]
+        _say(f"    reasoning: {safe_for_terminal(said)}")
+
+
+def _ask(record: dict[str, Any], task: Task) -> str | None:
+    """The person's answer: a label, an empty text to leave it open, None to stop."""
+    keep = "enter accepts, " if record["answer"] else ""
+    while True:
+        try:
+            given = input(f"    {keep}a label corrects, s leaves it open, q stops: ").strip()
+        except EOFError:
+            return None
+        if given == "q":
+            return None
+        if given == "s":
+            return ""
+        if not given and record["answer"]:
+            return str(record["answer"])
+        if given in task.labels or (given and task.kind == "generation"):
+            return given
+        if task.labels:
+            _say(f"    {given!r} is no label; the task has {', '.join(task.labels)}")
+
+
+def _append(path: Path, record: dict[str, Any], answer: str) -> None:
+    row = {
+        "text": record["text"],
+        "history": record["history"],
+        "answer": answer,
+        "was": record["answer"],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(dump_json(row) + "\n")
+    except OSError as error:
+        raise OutputWriteError(f"cannot write {path}: {error.strerror or error}") from error

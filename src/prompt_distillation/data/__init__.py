@@ -1,0 +1,1 @@
+"""Files in and out: input formats, splits, locks, and the layout of every file that is written."""

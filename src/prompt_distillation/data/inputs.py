@@ -1,0 +1,281 @@
+"""Inputs as people have them: txt, jsonl, csv, parquet or a `datasets` folder, streamed.
+
+A row may carry a *gold* label and a *group* (translations of one sentence share it). For a text
+file both stand beside it, in ``NAME.gold.jsonl``: one object a line, ``{"label": "fr", "group":
+"block-001"}``, in the order of the lines. A split never cuts a group.
+"""
+
+import functools
+import hashlib
+import logging
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prompt_distillation.data.files import read_jsonl, read_lines
+from prompt_distillation.data.tables import csv_rows, dataset_rows, parquet_rows
+from prompt_distillation.errors import InputError
+from prompt_distillation.tasks import ChatMessage, Task
+
+logger = logging.getLogger(__name__)
+
+MAX_CHARACTERS = 32_768
+"""Longest input taken. A longer one is nearly always two files glued together, or binary."""
+
+_SEPARATORS = {";": "semicolon", "\t": "tab", ",": "comma"}
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
+FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Input:
+    """One thing to label.
+
+    Attributes:
+        index: position among the file's rows, from 0.
+        text: what the user wrote.
+        group: rows of one group fall on one side of a split.
+        gold: the true label, where it is known.
+        history: the turns before ``text``, for a conversation.
+    """
+
+    index: int
+    text: str
+    group: str
+    gold: str | None = None
+    history: tuple[ChatMessage, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Names of the fields of jsonl, csv and parquet rows."""
+
+    text: str = "text"
+    gold: str = "label"
+    group: str = "group"
+
+
+# An input's group, shard and key each ask for it, one after the other.
+@functools.lru_cache(maxsize=8)
+def normalise(text: str) -> str:
+    """Fold what does not make two inputs different: compatibility forms, case, white space."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def group_of_text(text: str) -> str:
+    """The group of an input that has none: near-identical texts share it."""
+    return hashlib.sha256(normalise(text).encode()).hexdigest()[:16]
+
+
+def is_held_out(group: str, *, share: float, seed: int) -> bool:
+    """Whether a group is kept out of training: by a hash, so that shards and reruns agree."""
+    return _unit_hash(f"{seed}:{group}") < share
+
+
+def shard_of(text: str, *, num_shards: int) -> int:
+    """The shard of an input: by its normalised text, so that duplicates meet in one shard."""
+    return int(_unit_hash(f"shard:{normalise(text)}") * num_shards)
+
+
+def _unit_hash(key: str) -> float:
+    """A number in [0, 1) that depends on ``key`` only."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
+
+
+def read_inputs(path: Path, *, columns: Columns | None = None) -> Iterator[Input]:
+    """Stream the inputs of a file, in order; at the end an empty file is an error.
+
+    Args:
+        path: .txt (one input a line; blank lines are skipped, counted and logged), .jsonl,
+            .csv, .tsv, .parquet, or a folder written by ``datasets.Dataset.save_to_disk``.
+        columns: names of the fields; `Columns()` where none is given.
+
+    Raises:
+        InputError: missing, empty, of an unknown format, not UTF-8, a row without its text
+            field, a text over `MAX_CHARACTERS`, or a gold file of another length.
+    """
+    columns = columns or Columns()
+    index = -1
+    for index, (where, row) in enumerate(_rows(path, columns)):
+        yield _input_of_row(row, index=index, where=where, columns=columns)
+    if index < 0:
+        raise InputError(f"{path} holds no inputs; it needs at least one line with text")
+
+
+def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield ``(place for messages, row)`` of any format."""
+    if path.is_dir():
+        return dataset_rows(path)
+    if not path.is_file():
+        raise InputError(
+            f"no such input file: {path}; check the path (the current folder is {Path.cwd()})"
+        )
+    match path.suffix.lower():
+        case ".txt":
+            return _text_rows(path, columns)
+        case ".jsonl":
+            return ((f"{path}, line {number}", row) for number, row in read_jsonl(path))
+        case ".csv" | ".tsv":
+            return csv_rows(path)
+        case ".parquet":
+            return parquet_rows(path)
+    raise InputError(
+        f"{path}: unknown format {path.suffix!r}; known are {', '.join(FORMATS)} and a folder "
+        "written by datasets.Dataset.save_to_disk"
+    )
+
+
+def gold_path_of(path: Path) -> Path:
+    """Where the gold labels and groups of a text file stand: ``NAME.gold.jsonl`` beside it."""
+    return path.with_name(f"{path.stem}.gold.jsonl")
+
+
+def _text_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Lines of a text file, each with its row of the gold file where there is one."""
+    gold_path = gold_path_of(path)
+    gold = read_jsonl(gold_path) if gold_path.is_file() else None
+    blank = count = 0
+    for number, line in read_lines(path):
+        if not line.strip():
+            blank += 1
+            continue
+        count += 1
+        row: dict[str, Any] = {columns.text: line}
+        if gold is not None:
+            gold_row = next(gold, None)
+            if gold_row is None:
+                raise InputError(
+                    f"{gold_path} has {count - 1} rows, but {path} has more lines with text; "
+                    "it needs one row a line"
+                )
+            label, group = _gold_of_row(gold_row[1], where=f"{gold_path}, line {gold_row[0]}")
+            row |= {columns.gold: label, columns.group: group}
+        yield f"{path}, line {number}", row
+    if gold is not None and next(gold, None) is not None:
+        raise InputError(
+            f"{gold_path} has more rows than {path} has lines with text ({count}); "
+            "it needs one row a line"
+        )
+    if blank:
+        logger.warning("%s: skipped %d blank lines", path, blank)
+
+
+def _input_of_row(row: Mapping[str, Any], *, index: int, where: str, columns: Columns) -> Input:
+    history: tuple[ChatMessage, ...] = ()
+    gold = row.get(columns.gold)
+    text = row.get(columns.text)
+    if text is None and isinstance(row.get("messages"), list):
+        history, text, answer = _conversation_of(row["messages"], where=where)
+        gold = gold if gold is not None else answer
+    if not isinstance(text, str):
+        raise InputError(
+            f"{where}: no text in the field {columns.text!r}; the row has "
+            f"{', '.join(map(str, row)) or 'no fields'} ({_remedy(row)})"
+        )
+    if not text.strip():
+        raise InputError(f"{where}: the text is empty; remove the row or fill it")
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(
+            f"{where}: {len(text):,} characters, at most {MAX_CHARACTERS:,} are taken; "
+            "split or shorten the text"
+        )
+    if lone := _HALF_CHARACTER.search(text):
+        # JSON can escape half of a character; neither a file nor a tokenizer can hold it.
+        raise InputError(f"{where}: half a character, {lone[0]!r}: cut inside an emoji; mend it")
+    group = row.get(columns.group)
+    return Input(
+        index=index,
+        text=text,
+        group=str(group) if group not in (None, "") else group_of_text(text),
+        gold=str(gold) if gold not in (None, "") else None,
+        history=history,
+    )
+
+
+def _remedy(row: Mapping[str, Any]) -> str:
+    """What to do about a row without a text."""
+    names = list(map(str, row))
+    found = [name for mark, name in _SEPARATORS.items() if mark in names[0]] if names else []
+    if len(names) == 1 and found:
+        return (
+            f"one field, with a {found[0]} in its name: is that what separates the fields? .csv is "
+            "read by commas, .tsv by tabs; write the file so"
+        )
+    return "set --text_field"
+
+
+def _conversation_of(
+    messages: list[Any], *, where: str
+) -> tuple[tuple[ChatMessage, ...], str, str | None]:
+    """Take chat ``messages`` apart: turns before the last user turn, that turn, its answer."""
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise InputError(f"{where}: each message needs a role and a content that is a text")
+    turns = [message for message in messages if message.get("role") != "system"]
+    answer = None
+    if turns and turns[-1].get("role") == "assistant":
+        answer = turns.pop()["content"]
+    if not turns or turns[-1].get("role") != "user":
+        raise InputError(f"{where}: messages must end with a user turn, or a user turn answered")
+    return tuple(turns[:-1]), turns[-1]["content"], answer
+
+
+def _gold_of_row(row: Mapping[str, Any], *, where: str) -> tuple[str | None, str | None]:
+    """Label and group of one row of gold; a label that nobody knows is null, not left out."""
+    label, group = row.get("label", ""), row.get("group")
+    if label is not None and (not isinstance(label, str) or not label):
+        raise InputError(f"{where}: no text in the field 'label' (null where nobody knows it)")
+    return label, str(group) if group is not None else None
+
+
+def read_gold_file(path: Path) -> list[tuple[str | None, str | None]]:
+    """Read ``(label, group)`` rows: jsonl with ``label`` and ``group``, or one label a line.
+
+    In jsonl the label may be null, where nobody knows it.
+
+    Raises:
+        InputError: as `read_lines`, a row without a label, or no rows.
+    """
+    rows: list[tuple[str | None, str | None]]
+    if path.suffix.lower() == ".jsonl":
+        rows = [_gold_of_row(row, where=f"{path}, line {n}") for n, row in read_jsonl(path)]
+    else:
+        rows = [(line.strip(), None) for _, line in read_lines(path) if line.strip()]
+    if not rows:
+        raise InputError(f"{path} holds no labels; it needs one a line")
+    return rows
+
+
+def with_gold(inputs: Iterable[Input], gold_path: Path) -> list[Input]:
+    """Replace the gold labels (and groups, where given) of ``inputs`` by those of a file.
+
+    Raises:
+        InputError: the file has another number of rows than there are inputs.
+    """
+    rows = read_gold_file(gold_path)
+    inputs = list(inputs)
+    if len(rows) != len(inputs):
+        raise InputError(
+            f"{gold_path} has {len(rows)} labels for {len(inputs)} inputs; it needs one each, "
+            "in the same order"
+        )
+    return [
+        replace(item, gold=label, group=group if group is not None else item.group)
+        for item, (label, group) in zip(inputs, rows, strict=True)
+    ]
+
+
+def check_gold(inputs: Iterable[Input], task: Task, *, where: Path) -> Iterator[Input]:
+    """Pass ``inputs`` through, checking that the task has each gold label.
+
+    Raises:
+        TaskError: an unknown label; the message names the row.
+    """
+    for item in inputs:
+        if item.gold is not None:
+            task.require_label(item.gold, where=f"{where}, input {item.index + 1}")
+        yield item

@@ -1,0 +1,314 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from prompt_distillation.data.inputs import (
+    MAX_CHARACTERS,
+    Columns,
+    Input,
+    check_gold,
+    gold_path_of,
+    group_of_text,
+    is_held_out,
+    normalise,
+    read_gold_file,
+    read_inputs,
+    shard_of,
+    with_gold,
+)
+from prompt_distillation.errors import InputError, TaskError
+from prompt_distillation.tasks import load_task
+
+ROOT = Path(__file__).parents[2]
+ROWS = [
+    {"text": "Guten Tag, Welt", "label": "de", "group": "g1"},
+    {"text": 'He said "no",\nand left', "label": "en", "group": "g2"},
+]
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_text(path, text):
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def write_parquet(path, rows):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def write_dataset(path, rows):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(rows).save_to_disk(str(path))
+    return path
+
+
+QUOTED = 'text,label,group\n"Guten Tag, Welt",de,g1\n"He said ""no"",\nand left",en,g2\n'
+TABBED = 'text\tlabel\tgroup\n"Guten Tag, Welt"\tde\tg1\n"He said ""no"",\nand left"\ten\tg2\n'
+WRITERS = {
+    "rows.jsonl": write_jsonl,
+    "rows.parquet": write_parquet,
+    "folder": write_dataset,
+    "rows.csv": lambda path, _: write_text(path, QUOTED),
+    "rows.tsv": lambda path, _: write_text(path, TABBED),
+}
+
+
+def texts(path, **options):
+    return [item.text for item in read_inputs(path, **options)]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_format_gives_the_same_inputs(tmp_path, name):
+    path = WRITERS[name](tmp_path / name, ROWS)
+    assert list(read_inputs(path)) == [
+        Input(index=0, text="Guten Tag, Welt", group="g1", gold="de"),
+        Input(index=1, text='He said "no",\nand left', group="g2", gold="en"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "folder"])
+def test_the_fields_may_have_other_names(tmp_path, name):
+    rows = [{"body": "Hallo", "lang": "de", "id": 7}]
+    path = WRITERS[name](tmp_path / name, rows)
+    (item,) = read_inputs(path, columns=Columns(text="body", gold="lang", group="id"))
+    assert (item.text, item.gold, item.group) == ("Hallo", "de", "7")
+
+
+def test_a_text_file_with_windows_line_ends_a_mark_and_blank_lines(tmp_path, caplog):
+    path = tmp_path / "in.txt"
+    path.write_bytes("\ufeffeins\r\n\r\n  \r\n zwei \r\ndrei".encode())
+    with caplog.at_level(logging.WARNING):
+        assert texts(path) == ["eins", " zwei ", "drei"]
+    assert "skipped 2 blank lines" in caplog.text
+
+
+def test_the_gold_file_beside_a_text_file(tmp_path):
+    path = write_text(tmp_path / "in.txt", "eins\n\nzwei\ndrei\n")
+    assert gold_path_of(path) == tmp_path / "in.gold.jsonl"
+    write_jsonl(
+        gold_path_of(path),
+        [{"label": "de", "group": "a"}, {"label": None, "group": "a"}, {"label": "ot"}],
+    )
+    assert [(item.gold, item.group) for item in read_inputs(path)] == [
+        ("de", "a"),
+        (None, "a"),
+        ("ot", group_of_text("drei")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"label": "de"}], "has 1 rows, but .* more lines"),
+        ([{"label": "de"}] * 3, "has more rows than .* lines with text \\(2\\)"),
+        ([{"lable": "de"}, {"label": "de"}], "line 1: no text in the field 'label'"),
+        ([{"label": "de"}, {"label": 3}], "line 2: no text in the field 'label'"),
+    ],
+)
+def test_a_gold_file_that_does_not_fit(tmp_path, rows, message):
+    path = write_text(tmp_path / "in.txt", "eins\nzwei\n")
+    write_jsonl(gold_path_of(path), rows)
+    with pytest.raises(InputError, match=message):
+        list(read_inputs(path))
+
+
+def test_conversations(tmp_path):
+    user, answer = {"role": "user", "content": "b"}, {"role": "assistant", "content": "ot"}
+    earlier = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "en"}]
+    system = {"role": "system", "content": "old prompt"}
+    path = write_jsonl(
+        tmp_path / "chat.jsonl",
+        [
+            {"messages": [user]},
+            {"messages": [system, *earlier, user, answer]},
+            {"messages": [user, answer], "label": "de", "group": "g"},
+        ],
+    )
+    first, second, third = read_inputs(path)
+    assert (first.text, first.gold, first.history) == ("b", None, ())
+    assert (second.text, second.gold, second.history) == ("b", "ot", tuple(earlier))
+    assert (third.gold, third.group) == ("de", "g")
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "must end with a user turn"),
+        ([{"role": "system", "content": "x"}], "must end with a user turn"),
+        ([{"role": "assistant", "content": "x"}], "must end with a user turn"),
+        ([{"role": "user"}], "needs a role and a content"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "a content that is a text"),
+        (["hello"], "needs a role and a content"),
+    ],
+)
+def test_conversations_that_ask_nothing(tmp_path, messages, message):
+    path = write_jsonl(tmp_path / "chat.jsonl", [{"messages": messages}])
+    with pytest.raises(InputError, match=f"line 1: .*{message}"):
+        list(read_inputs(path))
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("in.txt", b"", "holds no inputs; it needs at least one line"),
+        ("in.txt", b" \n\n", "holds no inputs"),
+        ("in.jsonl", b"\n", "holds no inputs"),
+        ("in.csv", b"text,label\n", "holds no inputs"),
+        ("in.txt", b"caf\xe9\n", "line 1: not UTF-8"),
+        ("in.csv", b"text\ncaf\xe9\n", "line 2: not UTF-8"),
+        ("in.txt", b"ok\n" + b"x" * 100_000, "line 2: 100,000 characters, at most 32,768"),
+        ("in.csv", b"text\n" + b"x" * 200_000, "line 2: 200,000 characters"),
+        ("in.csv", b"body,label\nhi,en\n", "line 2: no text in the field 'text'; .* body, label"),
+        ("in.csv", b"text;label\nhi;en\n", r"has text;label \(one field, with a semicolon in"),
+        ("in.csv", b"text\tlabel\nhi\ten\n", r"\(one field, with a tab in its name"),
+        ("in.tsv", b"text,label\nhi,en\n", r"\(one field, with a comma in its name"),
+        ("in.csv", b"body\nhi\n", r"has body \(set --text_field\)"),
+        ("in.csv", b"text\rHallo\r", "not CSV|no inputs|no text"),
+        ("in.jsonl", b'{"text": 5}', "line 1: no text in the field 'text'"),
+        ("in.jsonl", b'{"text": "  "}', "line 1: the text is empty"),
+        ("in.jsonl", b'{"text": "cut \\ud83d"}', "line 1: half a character, '.ud83d'"),
+        ("in.jsonl", b"{text: 1}", "line 1: not JSON"),
+        ("in.jsonl", b'"text"', "line 1: a JSON object is wanted"),
+        ("in.parquet", b"PAR2", "not a Parquet file"),
+        ("in.docx", b"x", "unknown format '.docx'; known are .txt, .jsonl"),
+        ("in", b"x", "unknown format ''"),
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        list(read_inputs(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_text_of_the_greatest_length_is_taken(tmp_path):
+    path = write_text(tmp_path / "in.txt", "ж" * MAX_CHARACTERS)
+    assert len(texts(path)[0]) == MAX_CHARACTERS
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"no such input file: .*absent\.txt; check the path"):
+        list(read_inputs(tmp_path / "absent.txt"))
+    with pytest.raises(InputError, match="not a folder written by save_to_disk"):
+        list(read_inputs(tmp_path))
+
+
+def test_a_folder_of_several_splits_names_them(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    split = datasets.Dataset.from_list([{"text": "a"}])
+    datasets.DatasetDict({"train": split, "test": split}).save_to_disk(str(tmp_path / "both"))
+    with pytest.raises(InputError, match=r"holds the splits train, test; .*both/train"):
+        list(read_inputs(tmp_path / "both"))
+
+
+# --- gold files --------------------------------------------------------------------------------
+
+
+def test_gold_labels_from_a_file(tmp_path):
+    inputs = list(read_inputs(write_text(tmp_path / "in.txt", "eins\nzwei\n")))
+    plain = write_text(tmp_path / "plain.txt", "de\n\n ot \n")
+    assert [item.gold for item in with_gold(inputs, plain)] == ["de", "ot"]
+    rows = write_jsonl(tmp_path / "g.jsonl", [{"label": "de", "group": 4}, {"label": None}])
+    assert read_gold_file(rows) == [("de", "4"), (None, None)]
+    first, second = with_gold(inputs, rows)
+    assert (first.gold, first.group) == ("de", "4")
+    assert (second.gold, second.group) == (None, inputs[1].group)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("g.txt", "", "holds no labels"),
+        ("g.txt", "de\n", "has 1 labels for 2 inputs; it needs one each"),
+        ("g.jsonl", '{"label": ["de"]}\n', "line 1: no text in the field 'label'"),
+    ],
+)
+def test_gold_files_that_cannot_be_used(tmp_path, name, content, message):
+    inputs = list(read_inputs(write_text(tmp_path / "in.txt", "eins\nzwei\n")))
+    with pytest.raises(InputError, match=message):
+        with_gold(inputs, write_text(tmp_path / name, content))
+
+
+def test_an_unknown_gold_label_names_its_row():
+    task = load_task(ROOT / "tasks" / "language")
+    known = Input(index=0, text="a", group="a", gold="de")
+    silent = Input(index=1, text="b", group="b")
+    unknown = Input(index=2, text="c", group="c", gold="jp")
+    assert list(check_gold([known, silent], task, where=Path("f.txt"))) == [known, silent]
+    with pytest.raises(TaskError, match=r"f\.txt, input 3: unknown label 'jp'; .* zh, ot"):
+        list(check_gold([known, unknown], task, where=Path("f.txt")))
+
+
+# --- groups, shards and splits -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Hallo  Welt", " hallo\u00a0WELT\n"), ("ｆｕｌｌ", "full"), ("é", "e\u0301"), ("ß", "ss")],
+)
+def test_near_identical_texts_are_one(one, other):
+    assert normalise(one) == normalise(other)
+    assert group_of_text(one) == group_of_text(other)
+    assert shard_of(one, num_shards=1000) == shard_of(other, num_shards=1000)
+
+
+def test_different_texts_are_two():
+    assert group_of_text("Hallo Welt") != group_of_text("Hallo, Welt")
+
+
+def test_hashes_are_what_they_were():
+    """Pinned: an interrupted run, its shards and its evaluation must agree across versions."""
+    assert group_of_text("Hallo Welt") == "028fb9cd289c1066"
+    assert [shard_of(text, num_shards=8) for text in "abcdefgh"] == [4, 0, 0, 2, 6, 3, 3, 6]
+    held_out = [n for n in range(40) if is_held_out(f"block-{n:03}", share=0.1, seed=0)]
+    assert held_out == [4, 6, 18, 19, 22, 25, 27]
+    other_seed = [n for n in range(40) if is_held_out(f"block-{n:03}", share=0.1, seed=1)]
+    assert other_seed == [8, 24, 27, 31, 32]
+
+
+def test_held_out_shares():
+    groups = [f"g{n}" for n in range(5000)]
+    assert not any(is_held_out(group, share=0.0, seed=0) for group in groups)
+    assert all(is_held_out(group, share=1.0, seed=0) for group in groups)
+    held_out = {group for group in groups if is_held_out(group, share=0.1, seed=0)}
+    assert 0.08 < len(held_out) / len(groups) < 0.12
+    # A larger share keeps what a smaller one held out: widening it never trains on a test input.
+    assert held_out <= {group for group in groups if is_held_out(group, share=0.2, seed=0)}
+
+
+def test_shards_are_even_and_complete():
+    counts = [0] * 4
+    for n in range(4000):
+        counts[shard_of(f"text {n}", num_shards=4)] += 1
+    assert all(900 < count < 1100 for count in counts)
+    assert shard_of("anything", num_shards=1) == 0
+
+
+def test_shards_do_not_follow_the_split():
+    """Else one shard would hold every held-out input."""
+    groups = [group_of_text(f"text {n}") for n in range(2000)]
+    held_out = [is_held_out(group, share=0.5, seed=0) for group in groups]
+    second = [shard_of(f"text {n}", num_shards=2) == 1 for n in range(2000)]
+    assert 900 < sum(a == b for a, b in zip(held_out, second, strict=True)) < 1100
+
+
+def test_a_split_never_cuts_a_group():
+    inputs = list(read_inputs(ROOT / "example-data" / "multilingual.txt"))
+    sides = {}
+    for item in inputs:
+        sides.setdefault(item.group, set()).add(is_held_out(item.group, share=0.1, seed=0))
+    assert all(len(side) == 1 for side in sides.values())

@@ -1,0 +1,191 @@
+import os
+
+import pytest
+import torch
+from rich.console import Console
+
+from prompt_distillation.cli.train import TrainConfig
+from prompt_distillation.cli.train_settings import run_settings
+from prompt_distillation.training import flops
+from prompt_distillation.training.display import show_plan
+from prompt_distillation.training.memory import plan
+from prompt_distillation.training.memory.batches import MicroBatch
+from prompt_distillation.training.memory.estimate import GIB
+from prompt_distillation.training.memory.plan import memory_gib, plan_run, settle_checkpointing
+from prompt_distillation.training.memory.proposal import _adapter, _one_row_a_pass
+
+
+@pytest.fixture
+def settings(train_file, student, tmp_path):
+    config = TrainConfig(
+        train_file=train_file,
+        model_name=str(student),
+        output_dir=tmp_path / "run",
+        lora_expert_rank=32,
+        gradient_checkpointing=True,
+    )
+    return run_settings(config, {}, None)
+
+
+def test_a_run_that_does_not_fit_gets_the_cheapest_flags_that_make_it_fit(settings):
+    roomy = plan_run(settings, capacity_gib=80.0, on_gpu=False)
+    assert roomy.fits
+    assert roomy.proposal is None
+    assert roomy.rows == 48
+    assert roomy.steps == 3
+    tight = plan_run(settings, capacity_gib=roomy.account.total / GIB, on_gpu=False)
+    assert not tight.fits
+    flags, total = tight.proposal
+    assert flags[0] == "--lora_expert_rank none"
+    assert total < roomy.account.total * 0.95
+
+
+def test_what_nothing_helps_gets_no_proposal(settings):
+    hopeless = plan_run(settings, capacity_gib=1e-6, on_gpu=False)
+    assert not hopeless.fits
+    assert hopeless.proposal is None
+
+
+def test_the_proposal_is_the_account_of_the_run_with_its_flags_and_has_none_to_spare(
+    settings, capsys
+):
+    flags = {"load_in_4bit": True, "gradient_checkpointing": True}
+    quantised = plan_run(with_flags(settings, **flags), capacity_gib=80.0, on_gpu=False)
+    just_enough = quantised.account.total / GIB / 0.95 * 1.001
+    plan = plan_run(settings, capacity_gib=just_enough, on_gpu=False)
+    # The steps before it in the list do not help enough, and are not asked for beside it.
+    assert plan.proposal == (
+        ["--lora_expert_rank none", "--load_in_4bit"], quantised.account.total,
+    )  # fmt: skip
+    show_plan(Console(), quantised)
+    assert "4 bits save" in capsys.readouterr().out
+    saved = quantised.base_unquantised.total - quantised.base.total
+    assert 0 < saved < quantised.base_unquantised.total
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_activations_are_kept_where_they_fit_with_room_to_spare(settings, on_gpu):
+    asked, kept, recomputed = (
+        with_flags(settings, gradient_checkpointing=value) for value in (None, False, True)
+    )
+    sizes = [
+        plan_run(one, capacity_gib=80.0, on_gpu=on_gpu).account.total for one in (kept, recomputed)
+    ]
+    assert sizes[0] > sizes[1]
+    for share_of_card, wanted in ((0.89, False), (0.91, True)):
+        card = {"capacity_gib": sizes[0] / GIB / share_of_card, "on_gpu": on_gpu}
+        config, data = plan._read(settings)
+        settled = settle_checkpointing(asked, config, data, **card)
+        assert settled.sft["gradient_checkpointing"] is wanted
+        planned = plan_run(asked, **card)
+        assert planned.gradient_checkpointing is wanted
+        assert planned.account.total == sizes[wanted]
+        for said in (kept, recomputed):
+            assert settle_checkpointing(said, config, data, **card) == said
+
+
+def test_what_cannot_be_counted_is_trained_all_the_same(settings, monkeypatch, caplog):
+    def fail(*arguments):
+        raise NotImplementedError("no shape without data")
+
+    monkeypatch.setattr(plan, "account", fail)
+    asked = with_flags(settings)
+    settled = settle_checkpointing(asked, *plan._read(asked), on_gpu=False)
+    assert settled.sft["gradient_checkpointing"] is True
+    assert "Qwen3MoeConfig (no shape without data)" in caplog.text
+
+
+def test_code_that_comes_with_a_model_is_not_run_to_count_it(settings, monkeypatch, caplog):
+    monkeypatch.setattr(plan, "account", lambda *arguments: pytest.fail("counted"))
+    asked = with_flags(settings, {"trust_remote_code": True})
+    settled = settle_checkpointing(asked, *plan._read(asked), on_gpu=False)
+    assert settled.sft["gradient_checkpointing"] is True
+    assert "its code is its own" in caplog.text
+
+
+def test_processes_share_the_memory_of_a_machine(monkeypatch):
+    monkeypatch.delenv(
+        "LOCAL_WORLD_SIZE", raising=False
+    )  # vLLM leaves it to the tests after its own
+    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 14}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    assert memory_gib(on_gpu=False) == 2**-4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory_gib(on_gpu=False) == 2**-6
+
+
+def test_a_proposal_counts_activations_as_the_run_with_it_would(settings):
+    least = plan_run(settings, capacity_gib=80.0, on_gpu=False).account.total
+    tight = least / GIB  # the allocator's fragments have no room
+    asked = with_flags(settings, lora_expert_rank=32)
+    plan = plan_run(asked, capacity_gib=tight, on_gpu=False)
+    flags, total = plan.proposal
+    assert flags == ["--lora_expert_rank none"]
+    run = with_flags(settings)
+    assert total == plan_run(run, capacity_gib=tight, on_gpu=False).account.total
+
+
+def test_smaller_batches_and_an_adapter_are_counted_with_all_that_follows_from_them(settings):
+    full = with_flags(settings, use_lora=False, max_length=256)
+    counted = {
+        name: plan_run(changed, capacity_gib=80.0, on_gpu=True).account.total
+        for name, changed in {
+            "full": full,
+            "one row": with_flags(
+                settings, use_lora=False, max_length=256, per_device_train_batch_size=1,
+                gradient_accumulation_steps=16,
+            ),
+            "adapter": with_flags(settings, max_length=256),
+        }.items()
+    }  # fmt: skip
+    total = {}
+    for way in (_one_row_a_pass, _adapter):
+        flags, changed = way(full)
+        total[flags] = plan_run(changed, capacity_gib=80.0, on_gpu=True).account.total
+    assert total == {
+        "--per_device_train_batch_size 1 --gradient_accumulation_steps 16": counted["one row"],
+        # On a GPU the frozen base is in bfloat16.
+        "--use_lora true": counted["adapter"],
+    }
+    assert counted["adapter"] < counted["full"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "ms_a_layer"),
+    [
+        ({"gradient_checkpointing": False}, 7.5),
+        ({"gradient_checkpointing": True}, 11),
+        ({"gradient_checkpointing": True, "load_in_4bit": True}, 41),
+    ],
+)
+def test_few_tokens_take_the_time_of_their_launches_and_many_that_of_their_arithmetic(
+    settings, monkeypatch, flags, ms_a_layer
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(flops, "peak_flops", lambda device: 1e15)
+    changed = with_flags(settings, **flags)
+    few = plan_run(changed, capacity_gib=80.0, on_gpu=True)
+    assert few.seconds == pytest.approx(few.steps * 2 * ms_a_layer / 1000)  # two layers
+    monkeypatch.setattr(flops, "peak_flops", lambda device: 1e6)
+    slow = [plan_run(changed, capacity_gib=80.0, on_gpu=True).seconds]
+    monkeypatch.setattr(flops, "peak_flops", lambda device: 2e6)
+    slow.append(plan_run(changed, capacity_gib=80.0, on_gpu=True).seconds)
+    assert slow[0] == pytest.approx(2 * slow[1])
+
+
+def test_steps_of_a_cut_run_of_a_part_of_an_epoch_and_of_packed_rows(settings):
+    def planned(sft, **flags):
+        return plan_run(with_flags(settings, sft, **flags), capacity_gib=80.0, on_gpu=False)
+
+    assert planned({"max_steps": 2}).steps == 2
+    assert planned({}, num_train_epochs=0.5).steps == 2  # of 3 in an epoch
+    packed = planned({"packing": True}, max_length=64)
+    sequences = -(-packed.tokens // 64)
+    assert packed.micro_batch == MicroBatch(4, 4)
+    assert packed.steps == -(-sequences // 16)
+    assert packed.tokens_per_step == pytest.approx(16 * 64, rel=0.1)
+
+
+def with_flags(settings, sft=None, **flags):
+    config = TrainConfig(train_file=settings.train_file, model_name=settings.model.name, **flags)
+    return run_settings(config, sft or {}, None)

@@ -1,0 +1,173 @@
+"""Quantising a student while it is loaded: what, how much, and with how little memory."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from training.shapes import qwen3_30b_a3b
+from training.tiny_student import build_student, save_student
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from prompt_distillation.errors import ConfigError, ModelError
+from prompt_distillation.training.loading import ModelSettings, load_model
+from prompt_distillation.training.lora.adapter import LoraSettings
+from prompt_distillation.training.memory.estimate import GIB, Plan, account
+from prompt_distillation.training.quantisation.base_weights import (
+    base_bytes,
+    held_bytes,
+    quantised_names,
+)
+from prompt_distillation.training.quantisation.four_bit import FourBitSettings, FourBitTensor
+
+pytest.importorskip("bitsandbytes")
+
+ROOT = Path(__file__).parents[3]
+
+
+def load(folder, settings, **options):
+    model = ModelSettings(name=str(folder), four_bit=settings, init_options={}, **options)
+    return load_model(model, use_lora=True, on_gpu=False)
+
+
+def quantised(model):
+    return {name for name, w in model.named_parameters() if isinstance(w, FourBitTensor)}
+
+
+@pytest.mark.parametrize("experts", [True, False])
+def test_linear_layers_and_experts_are_quantised_and_nothing_else(student, experts):
+    settings = FourBitSettings(experts=experts)
+    model = load(student, settings)
+    layer = {f"self_attn.{name}_proj.weight" for name in "qkvo"}
+    if experts:
+        layer |= {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
+    assert quantised(model) == {f"model.layers.{i}.{name}" for i in (0, 1) for name in layer}
+    full = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    for (name, weight), (_, before) in zip(
+        model.named_parameters(), full.named_parameters(), strict=True
+    ):
+        assert weight.shape == before.shape
+        if name not in quantised(model):
+            assert torch.equal(weight, before), name
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
+def test_dense_students_too(kind, tmp_path):
+    model = load(save_student(tmp_path / kind, kind), FourBitSettings())
+    assert len(quantised(model)) == {"qwen3": 14, "gpt2": 8}[kind]
+    model(torch.arange(8)[None]).logits.sum().backward()
+
+
+def test_the_account_of_the_weights_is_what_they_take(student, tokenizer):
+    model = build_student("qwen3_moe", len(tokenizer))
+    for settings in (None, FourBitSettings(experts=False), FourBitSettings(double_quant=True)):
+        counted = base_bytes(model, settings, dtype_bytes=4)
+        # Code books (64 bytes, doubly quantised 1 KiB more) weigh here, and nothing in a real one.
+        names = [] if settings is None else list(quantised_names(model, settings))
+        books = sum(64 + 1028 * settings.double_quant for _ in names)
+        assert held_bytes(load(student, settings)) == pytest.approx(counted.total + books, rel=0.03)
+
+
+LOADING = """
+import sys, threading, time
+from dataclasses import replace
+from prompt_distillation.training.lora.adapter import LoraSettings
+from prompt_distillation.training.quantisation.four_bit import FourBitSettings
+from prompt_distillation.training.loading import ModelSettings, load_model
+from prompt_distillation.training.quantisation.base_weights import held_bytes
+
+def anonymous():  # what is allocated; pages of the checkpoint's file are the kernel's to keep
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+def watch():
+    global peak
+    while not done.is_set():
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+
+settings = ModelSettings(
+    name=sys.argv[1], dtype="bfloat16", init_options={}, four_bit=FourBitSettings()
+)
+load_model(replace(settings, name=sys.argv[2]), use_lora=True, on_gpu=False)  # what is imported
+start = peak = anonymous()
+done = threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
+model = load_model(settings, use_lora=True, on_gpu=False)
+done.set(); watcher.join()
+print(peak - start, held_bytes(model))
+"""
+
+
+@pytest.mark.slow
+def test_the_whole_model_is_never_in_memory_while_it_is_loaded(student, tmp_path):
+    shape = {
+        "vocab_size": 400, "hidden_size": 256, "moe_intermediate_size": 128, "num_experts": 16,
+        "num_hidden_layers": 24, "num_attention_heads": 4, "num_key_value_heads": 2,
+    }  # fmt: skip
+    folder = tmp_path / "student"
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape)).to(torch.bfloat16)
+    whole = held_bytes(model)
+    model.save_pretrained(folder, max_shard_size="20MB")
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING, str(folder), str(student)],
+        # Otherwise the C library keeps what was freed, and it counts as allocated.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    peak, held = map(int, done.stdout.split())
+    assert held < 0.3 * whole
+    assert peak < 0.6 * whole
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_launchers_that_cut_the_weights_are_refused(student, monkeypatch, variable):
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(ConfigError, match=r"does not go with .*use DDP"):
+        load(student, FourBitSettings())
+
+
+def test_a_model_that_is_quantised_already_is_refused(tmp_path):
+    folder = save_student(tmp_path / "student")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"quantised already \(fp8\)"):
+        load(folder, FourBitSettings())
+
+
+@pytest.mark.slow
+def test_qwen3_30b_a3b_fits_24_gib_by_the_recipe_and_48_without_its_last_savings():
+    recipe = yaml.safe_load((ROOT / "recipes" / "small-gpu-train.yaml").read_text())
+    config = qwen3_30b_a3b()
+    lora = LoraSettings(
+        rank=recipe["lora_rank"], alpha=recipe["lora_alpha"], expert_rank=None, targets="all-linear"
+    )
+    tokens = recipe["max_length"] * recipe["per_device_train_batch_size"]
+    tight = Plan(
+        base_dtype_bytes=2,
+        lora=lora,
+        tokens_per_pass=tokens,
+        trained_tokens_per_pass=tokens // 16,
+        mask_entries=tokens**2,
+        passes=recipe["gradient_accumulation_steps"],
+        gradient_checkpointing=recipe["gradient_checkpointing"],
+        optimizer=recipe["optim"],
+        on_gpu=True,
+        four_bit=FourBitSettings(double_quant=recipe["use_bnb_nested_quant"]),
+    )
+    roomy = replace(
+        tight, four_bit=FourBitSettings(), optimizer="adamw_torch", passes=4,
+        tokens_per_pass=4 * tokens, mask_entries=16 * tokens**2,
+    )  # fmt: skip
+    linear_alone = replace(roomy, four_bit=FourBitSettings(experts=False))
+    totals = [account(config, plan).total / GIB for plan in (tight, roomy, linear_alone)]
+    assert totals[0] < 0.95 * 24
+    assert totals[1] < 0.95 * 48
+    assert totals[2] > 48  # what bitsandbytes' own layers reach is not enough
