@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from engines.faulty_proxy import chat_completion, faulty_proxy  # noqa: E402
 
-from prompt_distillation.cli.create_data import CreateDataConfig  # noqa: E402
 from prompt_distillation.cli.labelling_modes import job_of, open_teacher  # noqa: E402
+from prompt_distillation.labelling.label_config import LabelConfig  # noqa: E402
 from prompt_distillation.labelling.run import Reporting, create_dataset  # noqa: E402
 
 
@@ -41,7 +41,7 @@ async def measure(folder: Path, inputs: int, share: float, timeout_seconds: floa
     """Label through the proxy, in a thread beside it."""
     (folder / "in.txt").write_text("".join(f"phrase numéro {n}\n" for n in range(inputs)))
     async with faulty_proxy(answer_in_french, share=share, seed=0) as proxy:
-        config = CreateDataConfig(
+        config = LabelConfig.of(
             input_file=folder / "in.txt",
             output_file=folder / "out.jsonl",
             engine="server",

@@ -26,13 +26,13 @@ from plain_loop import generate_each, load
 from random_model import drawn_where_missing
 
 from prompt_distillation.checkpoints import resolve_model
-from prompt_distillation.cli.create_data import CreateDataConfig
 from prompt_distillation.cli.labelling_modes import job_of, open_teacher
 from prompt_distillation.data.dataset_files import dataset_paths
 from prompt_distillation.engines.base import Engine, Request, Sampling
 from prompt_distillation.engines.vllm import VllmEngine, _sampling_params
 from prompt_distillation.labelling.job import Job
 from prompt_distillation.labelling.journal import open_journal
+from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.labelling.labeller import Labeller
 from prompt_distillation.labelling.progress import Progress
 
@@ -48,14 +48,12 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     slow_inputs, rounds = arguments.pop("one_at_a_time"), arguments.pop("rounds")
     with tempfile.TemporaryDirectory() as folder:
-        config = CreateDataConfig(
-            output_file=Path(folder) / "out.jsonl", max_retries=0, **arguments
-        )
+        config = LabelConfig.of(output_file=Path(folder) / "out.jsonl", max_retries=0, **arguments)
         with drawn_where_missing():
             asyncio.run(measure(config, slow_inputs, rounds))
 
 
-async def measure(config: CreateDataConfig, slow_inputs: int, rounds: int) -> None:
+async def measure(config: LabelConfig, slow_inputs: int, rounds: int) -> None:
     """Run the three ways on one engine."""
     job = job_of(config)
     async with open_teacher(config) as engine:
@@ -96,7 +94,7 @@ async def measure(config: CreateDataConfig, slow_inputs: int, rounds: int) -> No
     print(f"prompt tokens an input      {total / n:,.0f}, not cached {(total - cached) / n:,.0f}")
 
 
-def plain_seconds(config: CreateDataConfig, requests: Sequence[Request]) -> float:
+def plain_seconds(config: LabelConfig, requests: Sequence[Request]) -> float:
     """Seconds per input of the plain loop, after vLLM has stopped."""
     language_model, tokenizer = load(resolve_model(config.model_name))
     sampling = requests[0].sampling

@@ -13,10 +13,10 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from prompt_distillation.cli.create_data import CreateDataConfig
 from prompt_distillation.cli.labelling_modes import job_of, open_teacher
 from prompt_distillation.cli.options import resolved
 from prompt_distillation.labelling.counts import Counts
+from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.labelling.run import Reporting, create_dataset
 from prompt_distillation.labelling.summary import accuracy_line
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--max_samples", type=int, default=420)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        config = CreateDataConfig(
+        config = LabelConfig.of(
             output_file=Path(folder) / "votes.jsonl", progress_seconds=30.0, **vars(arguments)
         )
         print(
@@ -51,7 +51,7 @@ def main() -> None:
             )
 
 
-def label(config: CreateDataConfig) -> Counts:
+def label(config: LabelConfig) -> Counts:
     """Label with so many votes, on top of what the journal holds."""
     counts = create_dataset(
         job_of(config),

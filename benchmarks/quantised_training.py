@@ -26,7 +26,6 @@ from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
 
-from prompt_distillation.cli.train import TrainConfig
 from prompt_distillation.cli.train_settings import run_settings
 from prompt_distillation.data.chat_rows import read_chat_rows
 from prompt_distillation.data.files import read_json
@@ -36,6 +35,7 @@ from prompt_distillation.training.loading import load_model, load_tokenizer
 from prompt_distillation.training.quantisation.base_weights import held_bytes
 from prompt_distillation.training.run import train
 from prompt_distillation.training.settings import RunSettings
+from prompt_distillation.training.train_config import TrainConfig
 
 WAYS: Mapping[str, dict[str, bool]] = {
     "full": {},
@@ -78,7 +78,7 @@ def main() -> None:
 
 def measure(options, flags: Mapping[str, bool], folder: Path) -> Measured:
     """Train in one way, and measure the adapter on both bases."""
-    config = TrainConfig(
+    config = TrainConfig.of(
         train_file=options.train_file,
         model_name=options.model,
         output_dir=folder / "run",

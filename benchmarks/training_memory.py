@@ -30,12 +30,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, GPT2Config, Qwen3Config, Qwen3MoeConfig
 
-from prompt_distillation.cli.train import TrainConfig
 from prompt_distillation.cli.train_settings import run_settings
 from prompt_distillation.training.memory.plan import plan_run
 from prompt_distillation.training.methods.sft import AnswerTrainer
 from prompt_distillation.training.run import train
 from prompt_distillation.training.settings import RunSettings
+from prompt_distillation.training.train_config import TrainConfig
 
 MIB = 2**20
 TOKENIZER = "example-models/student"
@@ -139,7 +139,7 @@ def prepare(case: Case, folder: Path) -> RunSettings:
         draw(config, torch.bfloat16).to("cpu").save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     write_rows(folder / "rows.jsonl", count=4 * STEPS)
-    train_config = TrainConfig(
+    train_config = TrainConfig.of(
         train_file=folder / "rows.jsonl",
         model_name=str(folder / "model"),
         output_dir=folder / "run",

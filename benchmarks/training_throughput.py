@@ -38,11 +38,11 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from prompt_distillation.cli.train import TrainConfig
 from prompt_distillation.cli.train_settings import run_settings
 from prompt_distillation.data.chat_rows import ChatRow, read_chat_rows
 from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
 from prompt_distillation.training.run import train
+from prompt_distillation.training.train_config import TrainConfig
 
 MODEL = "example-models/student"
 ON_GPU = torch.cuda.is_available()
@@ -156,7 +156,7 @@ def run_ours(name: str, rows: list[ChatRow], options, folder: Path):
     train_file.write_text(
         "".join(json.dumps({"messages": [*row.context, row.answer]}) + "\n" for row in rows)
     )
-    config = TrainConfig(
+    config = TrainConfig.of(
         train_file=train_file,
         model_name=options.model,
         output_dir=folder / "run",

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prompt_distillation.checkpoints import merge_adapter, resolve_model
-from prompt_distillation.cli.options import check_range, option, parse_options
+from prompt_distillation.cli.options import parse_options
 from prompt_distillation.cli.running import run_command
+from prompt_distillation.config import Settings, option
 from prompt_distillation.data.files import read_json, refuse_to_overwrite
 from prompt_distillation.errors import InputError, ModelError
 
@@ -43,7 +44,7 @@ ANSWERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
+class ExportConfig(Settings):
     """Flags of the command."""
 
     model_path: str = option("./models/prompt_distillation_trl", "folder of the adapter")
@@ -52,16 +53,13 @@ class ExportConfig:
     rows_file: Path = option(
         Path("./data/prompt_distillation_lang.heldout.jsonl"), "chat rows that are scored"
     )
-    num_inputs: int = option(32, "rows scored by each way of loading")
+    num_inputs: int = option(32, "rows scored by each way of loading", low=1)
     evaluation_file: Path | None = option(None, "evaluation_results.json, for the model card")
     serve: Literal["auto", "vllm", "none"] = option("auto", "score in vLLM too; auto: where it is")
     quantise: Literal["none", "w4a16"] = option(
         "none", "w4a16: 4-bit weights (compressed-tensors), which vLLM serves on GPUs"
     )
     overwrite: bool = option(False, "replace --output_dir")
-
-    def __post_init__(self) -> None:
-        check_range("num_inputs", self.num_inputs, low=1)
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -1,5 +1,3 @@
-import dataclasses
-import importlib
 import json
 import re
 import subprocess
@@ -9,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from prompt_distillation import __version__
+from prompt_distillation.cli.doctor import DoctorConfig
 from prompt_distillation.cli.main import COMMANDS
+from prompt_distillation.cli.report import ReportConfig
+from prompt_distillation.config import settings_of
+from prompt_distillation.evaluation.compare_config import CompareConfig
+from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+from prompt_distillation.labelling.label_config import LabelConfig
+from prompt_distillation.training.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 HEAVY = (
@@ -32,10 +37,10 @@ def run_cli(*argv):
     )  # fmt: skip
 
 
-def config_of(module):
-    """The dataclass of a command's flags: `CompareConfig` of `compare`."""
-    command = module.__name__.rpartition(".")[2]
-    return getattr(module, f"{command.title().replace('_', '')}Config")
+CONFIGS = {
+    "create-data": LabelConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
+    "compare": CompareConfig, "report": ReportConfig, "doctor": DoctorConfig,
+}  # fmt: skip
 
 
 def test_no_command_shows_them_all_and_is_an_error():
@@ -93,12 +98,11 @@ def test_help_shows_every_flag_with_its_default_and_loads_nothing_heavy(name):
     assert set(HEAVY).isdisjoint(modules)
     assert done.stdout.startswith(f"usage: prompt-distillation {name} ")
 
-    module = importlib.import_module(f"prompt_distillation.cli.{COMMANDS[name][0]}")
-    for field in dataclasses.fields(config_of(module)):
+    for setting in settings_of(CONFIGS[name]):
         entry = re.search(
-            rf"^  --{field.name} .*?(?=^  -|\Z)", done.stdout, re.DOTALL | re.MULTILINE
+            rf"^  --{setting.name} .*?(?=^  -|\Z)", done.stdout, re.DOTALL | re.MULTILINE
         )
-        assert entry, f"--{field.name} is not in the help"
+        assert entry, f"--{setting.name} is not in the help"
         assert "(default:" in entry[0]
 
 

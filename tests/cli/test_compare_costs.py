@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from labelling.scripted import QUIET, ScriptedEngine, make_job, write_inputs
 
-from prompt_distillation.cli.compare_config import CompareConfig
 from prompt_distillation.cli.compare_costs import training_cost
 from prompt_distillation.data.dataset_files import Shard
+from prompt_distillation.evaluation.compare_config import CompareConfig
 from prompt_distillation.labelling.run import create_dataset, label_one_shard, merge_shards
 
 
@@ -19,7 +19,7 @@ def cost_of(folder: Path, **options) -> float:
     if manifest.exists():
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seconds": 3600}))
     (folder / "training_manifest.json").write_text('{"result": {"seconds": 1800}}')
-    config = CompareConfig(
+    config = CompareConfig.of(
         student_path=str(folder), train_data_file=folder / "out.jsonl", price_per_hour=2, **options
     )
     return training_cost(config)

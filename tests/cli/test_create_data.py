@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from prompt_distillation.cli.create_data import CreateDataConfig
 from prompt_distillation.errors import ConfigError
+from prompt_distillation.labelling.label_config import LabelConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,7 +109,7 @@ def test_an_unknown_yaml_key_is_one_line(tmp_path):
 
 def test_votes_need_a_temperature():
     with pytest.raises(ConfigError, match="all votes would be the same"):
-        CreateDataConfig(num_votes=3, temperature=0.0)
+        LabelConfig.of(num_votes=3, temperature=0.0)
 
 
 @pytest.mark.parametrize("recipe", sorted(ROOT.glob("recipes/*create-data*.yaml")), ids=str)

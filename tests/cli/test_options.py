@@ -2,27 +2,22 @@ import contextlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
-from prompt_distillation.cli.options import (
-    check_range,
-    option,
-    parse_options,
-    parse_options_with_extra,
-    resolved,
-)
+from prompt_distillation.cli.options import parse_options, parse_options_with_extra
+from prompt_distillation.config import Settings, block, build_config, check_range, flat, option
 from prompt_distillation.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExampleConfig:
+class ExampleConfig(Settings):
     """Every kind of field there is."""
 
-    steps: int = option(10, "number of steps")
+    steps: int = option(10, "number of steps", low=1)
     rate: float = option(2e-4, "learning rate")
-    share: float | None = option(None, "share kept out, 100% at most")
+    share: float | None = option(None, "share kept out, 100% at most", low=0, high=1)
     engine: Literal["auto", "vllm"] = option("auto", "who writes")
     use_lora: bool = option(True, "train an adapter")
     packing: bool | None = option(None, "pack rows; none lets the data decide")
@@ -30,10 +25,24 @@ class ExampleConfig:
     folder: Path = option(Path("./data"), "where the output goes")
     gold: Path | None = option(None, "gold labels")
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range("steps", self.steps, low=1)
-        check_range("share", self.share, low=0, high=1)
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(Settings):
+    """A block."""
+
+    temperature: float = option(0.0, "temperature", low=0, high=2)
+    arguments: dict[str, Any] | None = option(None, "more")
+    hidden: int = option(3, "what one command has no use for")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoSamplers(Settings):
+    """One block twice."""
+
+    student: Sampler = block(Sampler, omit=("hidden",))
+    teacher: Sampler = block(
+        Sampler, prefix="teacher_", rename={"arguments": "more"}, temperature=0.5
+    )
 
 
 def parse(*argv):
@@ -150,13 +159,17 @@ def test_an_empty_file_changes_nothing(tmp_path):
         ("steps: [1, 2]", "it must be a whole number"),
         ("rate: .nan", "it must be a number"),
         ("steps: null", "--steps is empty; it needs a value"),
-        ("name: {a: 1}", "a single value is wanted"),
+        ("name: {a: 1}", "expected a single value"),
         ("use_lora: 2", "allowed are true and false"),
         ("steps: 0", "it must be at least 1"),
-        ("- steps", "a mapping of flags is wanted, got a list"),
-        ("steps: [", "not YAML"),
+        ("- steps", "expected a mapping of names to values, got a list"),
+        ("steps: [", "not valid YAML"),
+        ("steps: 1\nsteps: 2", "the key 'steps' stands twice, again in line 2"),
+        ("name: 2024-13-45", "not valid YAML"),
+        ("steps: " + "1" * 5000, "not valid YAML"),
+        (f"steps: {10**30}", "a whole number below 2^63"),
         ("on: 3", "every key must be a text, got [True]"),
-        ("!!python/object/apply:os.getcwd []", "not YAML"),
+        ("!!python/object/apply:os.getcwd []", "not valid YAML"),
     ],
 )
 def test_what_is_wrong_with_a_file(tmp_path, text, message):
@@ -168,7 +181,7 @@ def test_what_is_wrong_with_a_file(tmp_path, text, message):
 def test_a_file_that_is_not_utf8(tmp_path):
     path = tmp_path / "latin1.yaml"
     path.write_bytes(b"name: Gr\xfc\xdfe")
-    with pytest.raises(ConfigError, match="not YAML"):
+    with pytest.raises(ConfigError, match="not valid YAML"):
         parse("--config", str(path))
 
 
@@ -204,7 +217,7 @@ def test_help_shows_every_flag_with_its_default_once():
 
 
 def test_a_resolved_configuration_is_json():
-    values = resolved(ExampleConfig())
+    values = flat(ExampleConfig())
     assert values["folder"] == "data"
     assert values["gold"] is None
     assert values["rate"] == 2e-4
@@ -215,3 +228,35 @@ def test_ranges():
     check_range("x", 1, low=1, high=1)
     with pytest.raises(ConfigError, match="--x is 2; it must be between 0 and 1"):
         check_range("x", 2, low=0, high=1)
+
+
+def test_a_block_has_flat_names_and_its_own_defaults():
+    config = parse_options(
+        TwoSamplers, ["--temperature", "1", "--more", '{"thinking": false}'], description=""
+    )
+    assert (config.student.temperature, config.teacher.temperature) == (1.0, 0.5)
+    assert config.teacher.arguments == {"thinking": False}
+    assert flat(config) == {
+        "temperature": 1.0, "arguments": None, "teacher_temperature": 0.5,
+        "more": {"thinking": False}, "teacher_hidden": 3,
+    }  # fmt: skip
+    assert build_config(TwoSamplers, flat(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--teacher_temperature", "3"], "--teacher_temperature is 3.0; it must be between"),
+        (["--hidden", "3"], "unknown flag or key 'hidden'"),
+        (["--more", "{"], "--more is '{'; expected a JSON object"),
+    ],
+)
+def test_what_is_wrong_with_a_block(argv, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_options(TwoSamplers, argv, description="")
+    assert message in str(caught.value)
+
+
+def test_ranges_hold_for_a_configuration_made_in_python():
+    with pytest.raises(ConfigError, match="--temperature is 3; it must be between 0 and 2"):
+        TwoSamplers(student=Sampler(temperature=3))

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from training.tiny_student import save_student, write_rows
 from trl import SFTConfig
 
-from prompt_distillation.cli.train import TrainConfig, main, next_command
+from prompt_distillation.cli.train import main, next_command
 from prompt_distillation.cli.train_settings import held_out_file, sft_values
+from prompt_distillation.config import settings_of
 from prompt_distillation.errors import (
     ConfigError,
     InputError,
@@ -26,6 +27,7 @@ from prompt_distillation.errors import (
     OutputWriteError,
 )
 from prompt_distillation.training.methods.sft_options import refuse_misspelt
+from prompt_distillation.training.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -288,13 +290,13 @@ def test_a_full_disk_is_one_line(tmp_path, train_file, student, monkeypatch):
 
 
 def test_the_reference_hyperparameters_reach_trl():
-    values = sft_values(TrainConfig(), {}, has_held_out=True)
+    values = sft_values(TrainConfig.of(), {}, has_held_out=True)
     assert values["learning_rate"] == 2e-4
     assert values["warmup_steps"] == 0.03
     assert values["lr_scheduler_type"] == "cosine_with_min_lr"
     assert values["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}
     assert values["per_device_train_batch_size"] * values["gradient_accumulation_steps"] == 16
-    assert sft_values(TrainConfig(), {"optim": "adamw_8bit"}, has_held_out=False)["optim"]
+    assert sft_values(TrainConfig.of(), {"optim": "adamw_8bit"}, has_held_out=False)["optim"]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +309,7 @@ def test_the_reference_hyperparameters_reach_trl():
 def test_what_comes_next_is_on_the_same_task(tmp_path, task, inputs, more):
     manifest = {"task": {"path": task}, "input_file": inputs}
     (tmp_path / "rows.manifest.json").write_text(json.dumps(manifest))
-    config = TrainConfig(train_file=tmp_path / "rows.jsonl", output_dir=Path("models/m"))
+    config = TrainConfig.of(train_file=tmp_path / "rows.jsonl", output_dir=Path("models/m"))
     assert next_command(config) == (
         f"python evaluate.py --model_path models/m --train_data_file {tmp_path}/rows.jsonl{more}"
     )
@@ -326,15 +328,15 @@ def test_a_misspelt_flag_is_named_before_trl_loads():
 
 
 def test_no_field_of_trl_is_taken_for_a_misspelt_flag():
-    own_names = frozenset(field.name for field in dataclasses.fields(TrainConfig))
+    own_names = frozenset(setting.name for setting in settings_of(TrainConfig))
     theirs = {field.name for field in dataclasses.fields(SFTConfig)} - own_names
     refuse_misspelt(dict.fromkeys(theirs, ""), own_names=own_names)
 
 
 def test_held_out_rows_stand_beside_the_training_file(tmp_path, train_file):
-    config = TrainConfig(train_file=train_file)
+    config = TrainConfig.of(train_file=train_file)
     assert held_out_file(config) == tmp_path / "rows.heldout.jsonl"
-    assert held_out_file(TrainConfig(train_file=train_file, eval_file="none")) is None
+    assert held_out_file(TrainConfig.of(train_file=train_file, eval_file="none")) is None
     (tmp_path / "rows.heldout.jsonl").unlink()
     assert held_out_file(config) is None
 

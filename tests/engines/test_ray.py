@@ -17,11 +17,11 @@ import psutil
 import pytest
 from engines.asking import ask, tiny_engine
 
-from prompt_distillation.cli.create_data import CreateDataConfig
 from prompt_distillation.engines import Completion, EngineOptions, RequestFailedError
 from prompt_distillation.engines.ray_cluster import Machine, plan_workers
 from prompt_distillation.engines.ray_worker import EngineWorker, OpenedEngine
 from prompt_distillation.errors import ConfigError, EngineError, ModelError
+from prompt_distillation.labelling.label_config import LabelConfig
 
 pytest.importorskip("ray")
 
@@ -72,7 +72,7 @@ def test_workers_share_the_cores_where_there_are_no_gpus():
 )
 def test_flags_that_contradict_each_other_are_told(flags, message):
     with pytest.raises(ConfigError, match=message):
-        CreateDataConfig(**flags)
+        LabelConfig.of(**flags)
 
 
 @pytest.mark.parametrize(

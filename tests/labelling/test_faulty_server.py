@@ -7,8 +7,8 @@ from collections import Counter
 from engines.faulty_proxy import chat_completion, faulty_proxy
 from labelling.scripted import QUIET
 
-from prompt_distillation.cli.create_data import CreateDataConfig
 from prompt_distillation.cli.labelling_modes import job_of, open_teacher
+from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.labelling.run import create_dataset
 
 
@@ -21,7 +21,7 @@ async def french(path: str, _: bytes) -> tuple[int, bytes]:
 async def test_every_input_ends_once_labelled_or_rejected(tmp_path):
     (tmp_path / "in.txt").write_text("".join(f"phrase {n}\n" for n in range(80)))
     async with faulty_proxy(french, share=0.3, seed=3) as proxy:
-        config = CreateDataConfig(
+        config = LabelConfig.of(
             input_file=tmp_path / "in.txt",
             output_file=tmp_path / "out.jsonl",
             engine="server",

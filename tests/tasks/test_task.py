@@ -189,8 +189,8 @@ def test_labels_may_be_a_list(folder):
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("kind: [", "not YAML"),
-        ("- kind", "a mapping of keys is wanted, got a list"),
+        ("kind: [", "not valid YAML"),
+        ("- kind", "expected a mapping of names to values, got a list"),
         (CLASSIFICATION + "lables: {}", "unknown key 'lables'; known are answer_pattern"),
         ("labels: {a: b}", "kind is None; it must be classification or generation"),
         ("kind: regression", "kind is 'regression'"),

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prompt_distillation.checkpoints import BASE_ALONE, resolve_model
-from prompt_distillation.cli.compare_config import CompareConfig
 from prompt_distillation.cli.compare_costs import make_bill, query_cost
 from prompt_distillation.cli.evaluate import select_inputs
-from prompt_distillation.cli.evaluate_config import EvaluateConfig
-from prompt_distillation.cli.options import parse_options, resolved
+from prompt_distillation.cli.options import parse_options
+from prompt_distillation.config import flat
 from prompt_distillation.data.files import atomic_writer, refuse_to_overwrite
+from prompt_distillation.evaluation.compare_config import CompareConfig
+from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.provenance import provenance
 from prompt_distillation.tasks import Task, load_task
 
@@ -53,13 +54,13 @@ def main(argv: Sequence[str]) -> int | None:
     from prompt_distillation.report.terminal import make_console, print_lines
 
     refuse_to_overwrite([config.output_dir / COMPARISON_FILE], overwrite=config.overwrite)
-    task = load_task(config.task)
+    task = load_task(config.test.task)
     plans = _plans(config, task)
-    selection = select_inputs(_evaluate_config(config, None), task)
+    selection = select_inputs(config.test, task)
     console = make_console()
     runs = asyncio.run(
         run_cells(
-            config.engine,
+            config.engine.engine,
             plans,
             selection,
             task=task,
@@ -90,9 +91,9 @@ def _plans(config: CompareConfig, task: Task) -> "list[CellPlan]":
         with_prompt = name in ("teacher", "teacher_direct", "student_prompted")
         room = default_max_tokens(task, with_prompt=with_prompt, thinking=thinking)
         sampling = Sampling(
-            temperature=config.teacher_temperature if name.startswith("teacher") else 0.0,
-            max_tokens=config.teacher_max_tokens if thinking else room,
-            seed=config.seed,
+            temperature=config.teacher_sampling.temperature if name.startswith("teacher") else 0.0,
+            max_tokens=config.teacher_sampling.max_tokens or room if thinking else room,
+            seed=config.teacher_sampling.seed,
         )
         return Asking(
             with_prompt=with_prompt,
@@ -106,11 +107,11 @@ def _plans(config: CompareConfig, task: Task) -> "list[CellPlan]":
         return EngineOptions(
             model=found.base,
             adapter=found.adapter,
-            tensor_parallel_size=config.tensor_parallel_size,
-            max_model_len=config.max_model_len,
-            gpu_memory_utilization=config.gpu_memory_utilization,
+            tensor_parallel_size=config.engine.tensor_parallel_size,
+            max_model_len=config.engine.max_model_len,
+            gpu_memory_utilization=config.engine.gpu_memory_utilization,
             max_concurrency=None,
-            seed=config.seed,
+            seed=config.teacher_sampling.seed,
         )
 
     return [
@@ -137,39 +138,38 @@ def _why_not_scored(config: CompareConfig, task: Task) -> str | None:
 def _model_of(config: CompareConfig, name: str) -> tuple[str, str | None]:
     """What `resolve_model` is asked for a cell."""
     if name.startswith("teacher"):
-        return BASE_ALONE, config.teacher_model
+        return BASE_ALONE, config.teacher.model_name
     if name == "student":
-        return config.student_path, config.base_model
+        return config.student.model_name, config.student.base_model
     # The base that the adapter names: before distillation is what distillation started from.
-    base = config.base_model or resolve_model(config.student_path, None).base
+    base = config.student.base_model or resolve_model(config.student.model_name, None).base
     return BASE_ALONE, base
 
 
 def _evaluate_config(
-    config: CompareConfig, run: "CellRun | None", *, scored: bool = False
+    config: CompareConfig, run: "CellRun", *, scored: bool = False
 ) -> EvaluateConfig:
     """The command `evaluate.py` that would do the same, for the result's record."""
-    shared = EvaluateConfig(
-        task=config.task,
-        test_file=config.test_file,
-        ground_truth_file=config.ground_truth_file,
-        train_data_file=config.train_data_file,
-        split=config.split,
-        max_samples=config.max_samples,
-        engine=config.engine,
-        seed=config.seed,
-    )
-    if run is None:
-        return shared
     asking, model = run.plan.asking, run.plan.model
-    return replace(
-        shared,
-        model_path=str(model.adapter) if model.adapter else BASE_ALONE,
-        base_model=model.model,
+    side = config.teacher if run.plan.key.startswith("teacher") else config.student
+    return EvaluateConfig(
+        model=replace(
+            side,
+            model_name=str(model.adapter) if model.adapter else BASE_ALONE,
+            base_model=model.model,
+        ),
+        test=config.test,
         with_prompt=asking.with_prompt,
         thinking=asking.thinking,
-        temperature=asking.sampling.temperature,
-        max_tokens=asking.sampling.max_tokens,
+        sampling=replace(
+            config.teacher_sampling,
+            temperature=asking.sampling.temperature,
+            top_p=asking.sampling.top_p,
+            max_tokens=asking.sampling.max_tokens,
+            max_thinking_tokens=asking.sampling.max_thinking_tokens,
+            prefill=asking.prefill or None,
+        ),
+        engine=config.engine,
         decoding="scored" if scored else "free",
     )
 
@@ -193,7 +193,7 @@ def _result(
         subject=Subject(model_path=adapter or model.model, base_model=model.model, adapter=adapter),
         task=task,
         used=(scored or run).used,
-        config=resolved(_evaluate_config(config, run, scored=scored is not None)),
+        config=flat(_evaluate_config(config, run, scored=scored is not None)),
     )
 
 
@@ -247,8 +247,8 @@ def _comparison(
         if scored
         else None,
         confidence_skipped=_why_not_scored(config, task),
-        split=config.split,
+        split=config.test.split,
         truth=results[runs[0].plan.key].truth,
-        config=resolved(config),
+        config=flat(config),
         provenance=provenance(),
     )

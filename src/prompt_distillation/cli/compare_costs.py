@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompt_distillation.cli.compare_config import CompareConfig
 from prompt_distillation.data.files import read_json, sibling
 from prompt_distillation.errors import InputError
+from prompt_distillation.evaluation.compare_config import CompareConfig
 
 if TYPE_CHECKING:  # what these import takes longer than --help may
     from prompt_distillation.evaluation.comparison import CellRun
@@ -20,18 +20,20 @@ def query_cost(config: CompareConfig, run: "CellRun") -> "QueryCost | None":
     """What a million queries of a cell cost; None where no prices were given."""
     from prompt_distillation.evaluation.costs import TokenPrices, cost_by_time, cost_by_tokens
 
-    if config.price_per_hour is not None:
-        return cost_by_time(config.price_per_hour, queries_per_second=run.used.queries_per_second)
+    if config.costs.price_per_hour is not None:
+        return cost_by_time(
+            config.costs.price_per_hour, queries_per_second=run.used.queries_per_second
+        )
     teacher = run.plan.key.startswith("teacher")
-    prompt = config.teacher_price_in if teacher else config.student_price_in
-    completion = config.teacher_price_out if teacher else config.student_price_out
+    prompt = config.costs.teacher_price_in if teacher else config.costs.student_price_in
+    completion = config.costs.teacher_price_out if teacher else config.costs.student_price_out
     if prompt is None or completion is None:
         return None
     return cost_by_tokens(
         TokenPrices(
             prompt=prompt,
             completion=completion,
-            cached_prompt=config.teacher_price_cached if teacher else None,
+            cached_prompt=config.costs.teacher_price_cached if teacher else None,
         ),
         prompt_tokens=run.used.prompt_tokens_per_query,
         cached_tokens=(run.used.cached_tokens or 0) / len(run.predictions),
@@ -47,21 +49,23 @@ def make_bill(config: CompareConfig, cells: "tuple[Cell, ...]") -> "Bill | None"
     teacher, student = costs.get("teacher"), costs.get("student")
     if teacher is None or student is None:
         return None
-    return reckon(teacher, student, training_cost=training_cost(config), currency=config.currency)
+    return reckon(
+        teacher, student, training_cost=training_cost(config), currency=config.costs.currency
+    )
 
 
 def training_cost(config: CompareConfig) -> float:
     """What labelling and training cost: as told, or their hours at the machine's price."""
-    if config.training_cost is not None:
-        return config.training_cost
-    if config.price_per_hour is None:
+    if config.costs.training_cost is not None:
+        return config.costs.training_cost
+    if config.costs.price_per_hour is None:
         logger.warning("The cost of labelling and training is taken as 0; see --training_cost.")
         return 0.0
-    labelling = sibling(config.train_data_file, "manifest")
+    labelling = sibling(config.test.train_data_file, "manifest")
     _warn_of_other_runs(labelling)
-    training = Path(config.student_path) / "training_manifest.json"
+    training = Path(config.student.model_name) / "training_manifest.json"
     seconds = _seconds_of(labelling) + _seconds_of(training, "result")
-    return seconds / 3600 * config.price_per_hour
+    return seconds / 3600 * config.costs.price_per_hour
 
 
 def _warn_of_other_runs(path: Path) -> None:

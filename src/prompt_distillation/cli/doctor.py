@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from prompt_distillation.cli.options import check_range, option, parse_options
+from prompt_distillation.cli.options import parse_options
+from prompt_distillation.config import Settings, option
 from prompt_distillation.machine import Check, Status, examine_machine
 
 BROKEN = 1
@@ -28,15 +29,13 @@ _MARKS: dict[Status, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig:
+class DoctorConfig(Settings):
     """The flags of `prompt-distillation doctor`."""
 
     json: bool = option(False, "print one JSON object instead of the table")
-    hub_timeout_seconds: float = option(3.0, "longest wait for the model hub to answer, seconds")
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range("hub_timeout_seconds", self.hub_timeout_seconds, low=0.1, high=60)
+    hub_timeout_seconds: float = option(
+        3.0, "longest wait for the model hub to answer, seconds", low=0.1, high=60
+    )
 
 
 def main(argv: Sequence[str]) -> int:

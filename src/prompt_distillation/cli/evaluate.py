@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompt_distillation.checkpoints import ResolvedModel, resolve_model
-from prompt_distillation.cli.evaluate_config import EvaluateConfig
-from prompt_distillation.cli.options import parse_options, resolved
-from prompt_distillation.data.inputs import Input, check_gold, read_inputs, with_gold
+from prompt_distillation.cli.options import parse_options
+from prompt_distillation.config import flat
+from prompt_distillation.data.inputs import Columns, Input, check_gold, read_inputs, with_gold
 from prompt_distillation.errors import ConfigError, InputError
+from prompt_distillation.evaluation.evaluate_config import EvaluateConfig, TestConfig
 from prompt_distillation.tasks import Task, load_task
 
 if TYPE_CHECKING:  # what these import takes longer than --help may
@@ -62,23 +63,23 @@ def evaluate(config: EvaluateConfig, console: "Console") -> "Result":
     from prompt_distillation.evaluation.gate import GateRules, check_gate
     from prompt_distillation.evaluation.result_file import read_result
 
-    task = load_task(config.task)
+    task = load_task(config.test.task)
     if task.kind == "generation" and config.decoding != "free":
         raise ConfigError(
             f"--decoding {config.decoding} needs labels; the task {task.name!r} is a generation"
         )
-    baseline = read_result(config.baseline) if config.baseline else None
-    result = _evaluate(config, task, select_inputs(config, task), console)
+    baseline = read_result(config.gate.baseline) if config.gate.baseline else None
+    result = _evaluate(config, task, select_inputs(config.test, task), console)
     rules = GateRules(
-        min_accuracy=config.min_accuracy,
-        max_drop=config.max_drop,
-        min_parse_rate=config.min_parse_rate,
+        min_accuracy=config.gate.min_accuracy,
+        max_drop=config.gate.max_drop,
+        min_parse_rate=config.gate.min_parse_rate,
     )
-    gate = check_gate(result, rules, baseline=baseline, baseline_path=config.baseline)
+    gate = check_gate(result, rules, baseline=baseline, baseline_path=config.gate.baseline)
     return replace(result, gate=gate)
 
 
-def select_inputs(config: EvaluateConfig, task: Task) -> "Selection":
+def select_inputs(config: TestConfig, task: Task) -> "Selection":
     """Read the test file and what is known of it; choose what to evaluate.
 
     Raises:
@@ -88,7 +89,12 @@ def select_inputs(config: EvaluateConfig, task: Task) -> "Selection":
     from prompt_distillation.evaluation.training_data import read_training_data
 
     _check_training_data_is_there(config.train_data_file)
-    inputs = list(read_inputs(config.test_file))
+    columns = Columns(
+        text=config.inputs.text_field,
+        gold=config.inputs.label_field,
+        group=config.inputs.group_field,
+    )
+    inputs = list(read_inputs(config.test_file, columns=columns))
     if config.ground_truth_file is not None:
         inputs = with_gold(inputs, config.ground_truth_file)
     inputs = list(check_gold(inputs, task, where=config.ground_truth_file or config.test_file))
@@ -97,7 +103,7 @@ def select_inputs(config: EvaluateConfig, task: Task) -> "Selection":
         inputs,
         training,
         split=config.split,
-        max_samples=config.max_samples,
+        max_samples=config.inputs.max_samples,
         truth=None if config.truth == "auto" else config.truth,
     )
     _warn_of_overlap(selection, inputs, split=config.split)
@@ -109,7 +115,7 @@ def _check_training_data_is_there(path: Path) -> None:
 
     The default may be missing, as it is for who has a model without its data.
     """
-    if path != EvaluateConfig().train_data_file and not path.is_file():
+    if path != TestConfig().train_data_file and not path.is_file():
         raise InputError(
             f"no training data at {path} (--train_data_file); check the path, or leave the flag out"
         )
@@ -157,16 +163,16 @@ def _evaluate(
         predictions, used = _ask(config, task, selection, model, stream)
     stream.finish()
     adapter = None if model.adapter is None else str(model.adapter)
-    subject = Subject(model_path=config.model_path, base_model=model.base, adapter=adapter)
+    subject = Subject(model_path=config.model.model_name, base_model=model.base, adapter=adapter)
     return build_result(
-        selection, predictions, subject=subject, task=task, used=used, config=resolved(config)
+        selection, predictions, subject=subject, task=task, used=used, config=flat(config)
     )
 
 
 def _resolve_model(config: EvaluateConfig) -> ResolvedModel:
-    if config.engine == "server":  # the server has the model; here it is only a name
-        return ResolvedModel(base=config.model_path)
-    return resolve_model(config.model_path, config.base_model)
+    if config.engine.engine == "server":  # the server has the model; here it is only a name
+        return ResolvedModel(base=config.model.model_name)
+    return resolve_model(config.model.model_name, config.model.base_model)
 
 
 def _ask(
@@ -182,17 +188,22 @@ def _ask(
     options = EngineOptions(
         model=model.base,
         adapter=model.adapter,
-        dtype=config.dtype,
-        tensor_parallel_size=config.tensor_parallel_size,
-        max_model_len=config.max_model_len,
-        gpu_memory_utilization=config.gpu_memory_utilization,
-        max_concurrency=config.max_concurrency,
-        server_url=config.server_url,
-        seed=config.seed,
+        revision=config.model.revision,
+        trust_remote_code=config.model.trust_remote_code,
+        request_timeout_seconds=config.engine.request_timeout_seconds,
+        ray_address=config.engine.ray_address,
+        ray_workers=config.engine.ray_workers,
+        dtype=config.model.dtype,
+        tensor_parallel_size=config.engine.tensor_parallel_size,
+        max_model_len=config.engine.max_model_len,
+        gpu_memory_utilization=config.engine.gpu_memory_utilization,
+        max_concurrency=config.engine.max_concurrency,
+        server_url=config.engine.server_url,
+        seed=config.sampling.seed,
     )
     return asyncio.run(
         ask_model(
-            config.engine,
+            config.engine.engine,
             options,
             selection,
             task=task,
@@ -206,18 +217,21 @@ def _asking(config: EvaluateConfig, task: Task) -> "Asking":
     from prompt_distillation.engines import Sampling
     from prompt_distillation.evaluation.predicting import Asking, default_max_tokens
 
-    max_tokens = config.max_tokens or default_max_tokens(
+    max_tokens = config.sampling.max_tokens or default_max_tokens(
         task, with_prompt=config.with_prompt, thinking=config.thinking
     )
     sampling = Sampling(
-        temperature=config.temperature,
+        temperature=config.sampling.temperature,
+        top_p=config.sampling.top_p,
         max_tokens=max_tokens,
-        seed=config.seed,
+        max_thinking_tokens=config.sampling.max_thinking_tokens,
+        seed=config.sampling.seed,
         choices=tuple(task.labels) if config.decoding == "constrained" else None,
     )
     return Asking(
         with_prompt=config.with_prompt,
         thinking=config.thinking,
         sampling=sampling,
+        prefill=config.sampling.prefill or "",
         scored=config.decoding == "scored",
     )

@@ -6,8 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from prompt_distillation.checkpoints import ResolvedModel, resolve_model
-from prompt_distillation.cli.create_data import CreateDataConfig
-from prompt_distillation.cli.options import resolved
+from prompt_distillation.config import flat
 from prompt_distillation.data.dataset_files import Shard, dataset_paths
 from prompt_distillation.data.inputs import Columns
 from prompt_distillation.engines import Engine, EngineOptions, open_engine
@@ -16,6 +15,7 @@ from prompt_distillation.labelling.estimate import Prices
 from prompt_distillation.labelling.finished import refuse_empty
 from prompt_distillation.labelling.job import Job
 from prompt_distillation.labelling.keys import Teacher
+from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.labelling.run import (
     Reporting,
     create_dataset,
@@ -28,18 +28,19 @@ from prompt_distillation.labelling.votes import Policy
 from prompt_distillation.tasks import load_task
 
 
-def run_mode(config: CreateDataConfig) -> None:
+def run_mode(config: LabelConfig) -> None:
     """Do what the flags ask for; raises what labelling raises."""
     job = job_of(config)
-    if config.engine != "server" and not config.merge:
+    if config.engine.engine != "server" and not config.merge:
         # Reading a million inputs takes longer than seeing that there is no such model.
-        resolve_model(config.model_name)
+        resolve_model(config.model.model_name)
     if config.dry_run:
         # The estimate is of one teacher's hours, also where a cluster would run many.
-        alone = replace(config, ray_workers=1) if config.ray_address else config
+        one = replace(config.engine, ray_workers=1)
+        alone = replace(config, engine=one) if config.engine.ray_address else config
         dry_run(job, lambda: open_teacher(alone), _look(config), Console())
         return
-    reporting = Reporting(interval_seconds=config.progress_seconds, config=resolved(config))
+    reporting = Reporting(interval_seconds=config.progress_seconds, config=flat(config))
     if config.merge:
         counts = merge_shards(job, overwrite=config.overwrite, reporting=reporting)
     elif config.num_shards > 1:
@@ -56,7 +57,7 @@ def run_mode(config: CreateDataConfig) -> None:
         refuse_empty(job.paths, inputs=counts.inputs, rejected=counts.rejected)
 
 
-def job_of(config: CreateDataConfig) -> Job:
+def job_of(config: LabelConfig) -> Job:
     """The job that the flags describe.
 
     Raises:
@@ -67,25 +68,27 @@ def job_of(config: CreateDataConfig) -> Job:
         source=Source(
             path=config.input_file,
             columns=Columns(
-                text=config.text_field, gold=config.label_field, group=config.group_field
+                text=config.inputs.text_field,
+                gold=config.inputs.label_field,
+                group=config.inputs.group_field,
             ),
-            max_samples=config.max_samples,
+            max_samples=config.inputs.max_samples,
         ),
         teacher=Teacher(
-            model=config.model_name,
-            revision=config.revision,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            max_tokens=config.max_tokens,
-            max_thinking_tokens=config.max_thinking_tokens,
-            seed=config.seed,
+            model=config.model.model_name,
+            revision=config.model.revision,
+            temperature=config.sampling.temperature,
+            top_p=config.sampling.top_p,
+            max_tokens=config.sampling.max_tokens or 4096,
+            max_thinking_tokens=config.sampling.max_thinking_tokens,
+            seed=config.sampling.seed,
         ),
         paths=dataset_paths(config.output_file),
         policy=Policy(
-            thinking=config.thinking,
-            max_retries=config.max_retries,
-            num_votes=config.num_votes,
-            min_agreement=config.min_agreement,
+            thinking=config.votes.thinking,
+            max_retries=config.votes.max_retries,
+            num_votes=config.votes.num_votes,
+            min_agreement=config.votes.min_agreement,
         ),
         held_out=config.held_out,
         duplicates=config.duplicates,
@@ -93,40 +96,40 @@ def job_of(config: CreateDataConfig) -> Job:
     )
 
 
-def engine_options(config: CreateDataConfig) -> EngineOptions:
+def engine_options(config: LabelConfig) -> EngineOptions:
     """What the teacher's engine is told."""
-    served = ResolvedModel(base=config.model_name)
-    model = served if config.engine == "server" else resolve_model(config.model_name)
+    served = ResolvedModel(base=config.model.model_name)
+    model = served if config.engine.engine == "server" else resolve_model(config.model.model_name)
     return EngineOptions(
         model=model.base,
         adapter=model.adapter,
-        revision=config.revision,
-        dtype=config.dtype,
-        tensor_parallel_size=config.tensor_parallel_size,
-        max_model_len=config.max_model_len,
-        gpu_memory_utilization=config.gpu_memory_utilization,
-        max_concurrency=config.max_concurrency,
-        server_url=config.server_url,
-        request_timeout_seconds=config.request_timeout_seconds,
-        seed=config.seed,
-        trust_remote_code=config.trust_remote_code,
-        ray_address=config.ray_address,
-        ray_workers=config.ray_workers,
+        revision=config.model.revision,
+        dtype=config.model.dtype,
+        tensor_parallel_size=config.engine.tensor_parallel_size,
+        max_model_len=config.engine.max_model_len,
+        gpu_memory_utilization=config.engine.gpu_memory_utilization,
+        max_concurrency=config.engine.max_concurrency,
+        server_url=config.engine.server_url,
+        request_timeout_seconds=config.engine.request_timeout_seconds,
+        seed=config.sampling.seed,
+        trust_remote_code=config.model.trust_remote_code,
+        ray_address=config.engine.ray_address,
+        ray_workers=config.engine.ray_workers,
     )
 
 
-def open_teacher(config: CreateDataConfig) -> AbstractAsyncContextManager[Engine]:
+def open_teacher(config: LabelConfig) -> AbstractAsyncContextManager[Engine]:
     """The teacher, loaded when the context is entered."""
-    return open_engine(config.engine, engine_options(config))
+    return open_engine(config.engine.engine, engine_options(config))
 
 
-def _look(config: CreateDataConfig) -> Look:
+def _look(config: LabelConfig) -> Look:
     prices = Prices(
-        per_gpu_hour=config.price_per_gpu_hour,
-        per_million_input_tokens=config.price_per_million_input_tokens,
-        per_million_output_tokens=config.price_per_million_output_tokens,
+        per_gpu_hour=config.prices.price_per_gpu_hour,
+        per_million_input_tokens=config.prices.price_per_million_input_tokens,
+        per_million_output_tokens=config.prices.price_per_million_output_tokens,
     )
-    if config.engine == "server":
+    if config.engine.engine == "server":
         # Its template is the server's own; the turns are what we know.
         return Look(
             render=lambda turns: "\n\n".join(f"[{t['role']}]\n{t['content']}" for t in turns),
@@ -139,13 +142,13 @@ def _look(config: CreateDataConfig) -> Look:
     from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
 
     # A cluster's GPUs are elsewhere.
-    has_gpus = config.ray_address is not None or torch.cuda.is_available()
+    has_gpus = config.engine.ray_address is not None or torch.cuda.is_available()
     tokenizer = load_tokenizer(engine_options(config))
-    encoder = PromptEncoder(tokenizer, model=config.model_name)
+    encoder = PromptEncoder(tokenizer, model=config.model.model_name)
     return Look(
         render=encoder.render,
         count_tokens=lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
         probe_samples=config.probe_samples,
-        gpus=config.tensor_parallel_size if has_gpus else 0,
+        gpus=config.engine.tensor_parallel_size if has_gpus else 0,
         prices=prices,
     )

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prompt_distillation.cli.options import option, parse_options
+from prompt_distillation.cli.options import parse_options
+from prompt_distillation.config import Settings, option
 from prompt_distillation.data.files import atomic_writer, refuse_to_overwrite
 from prompt_distillation.errors import ConfigError, InputError
 
@@ -24,7 +25,7 @@ DESCRIPTION = """Show what was measured: one HTML page that needs no network, an
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(Settings):
     """Options of `report.py`."""
 
     result_file: Path = option(Path("./evaluation_results.json"), "what evaluate.py wrote")

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from prompt_distillation.cli.options import option, parse_options
+from prompt_distillation.cli.options import parse_options
+from prompt_distillation.config import Settings, option
 from prompt_distillation.data.files import dump_json, read_jsonl, sibling
 from prompt_distillation.data.text import safe_for_terminal
 from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
@@ -23,7 +24,7 @@ KINDS = ("votes", "gold", "duplicates", "rejects")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviewConfig:
+class ReviewConfig(Settings):
     """All flags of the command; see their help."""
 
     dataset: Path = option(

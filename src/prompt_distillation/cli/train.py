@@ -5,26 +5,22 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from prompt_distillation.checkpoints import check_model
-from prompt_distillation.cli.options import (
-    check_range,
-    option,
-    parse_options_with_extra,
-)
+from prompt_distillation.cli.options import parse_options_with_extra
 from prompt_distillation.cli.train_settings import (
     held_out_file,
     require_bitsandbytes,
     require_file,
     run_settings,
 )
+from prompt_distillation.config import settings_of
 from prompt_distillation.data.files import read_json, sibling
-from prompt_distillation.errors import ConfigError
 from prompt_distillation.training.methods.sft_options import refuse_misspelt
 from prompt_distillation.training.tracking import tensorboard_folder
+from prompt_distillation.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from prompt_distillation.training.manifest import RunResult
@@ -41,103 +37,6 @@ Every other field of TRL's SFTConfig is a flag by its own name, e.g. --optim ada
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Flags of the command; defaults are the reference hyperparameters."""
-
-    train_file: Path = option(
-        Path("./data/prompt_distillation_lang.jsonl"), "chat rows to train on"
-    )
-    eval_file: str = option(
-        "auto", "chat rows for the held-out loss; auto: NAME.heldout.jsonl beside; none"
-    )
-    model_name: str = option("Qwen/Qwen3-30B-A3B-Instruct-2507", "student: hub name or folder")
-    output_dir: Path = option(Path("./models/prompt_distillation_trl"), "folder of the result")
-    use_lora: bool = option(True, "train an adapter; false trains every weight")
-    lora_rank: int = option(32, "rank of the adapter of a linear layer")
-    lora_alpha: int = option(16, "the adapter's update is scaled by alpha / rank")
-    lora_expert_rank: int | None = option(
-        None, "rank of the adapter of each expert; none: the rank over the experts per token"
-    )
-    lora_targets: str = option(
-        "all-linear", "all-linear (attention and experts, not the router), attention, or names"
-    )
-    expert_lora: Literal["auto", "activations", "folded"] = option(
-        "auto",
-        "activations: an expert's adapter works on the tokens routed to it; folded: PEFT's way, "
-        "into all experts on every pass (slower, more memory); auto: activations where supported",
-    )
-    num_train_epochs: float = option(1.0, "passes over the rows")
-    per_device_train_batch_size: int = option(4, "rows per device and pass, before filling")
-    gradient_accumulation_steps: int = option(4, "passes per optimizer step, before filling")
-    fill_micro_batch: bool = option(
-        True, "lay rows end to end and merge passes of one optimizer step; same loss, fewer passes"
-    )
-    learning_rate: float = option(2e-4, "highest learning rate")
-    max_length: int = option(2048, "tokens of the longest row; longer ones are left out")
-    warmup_ratio: float = option(0.03, "share of the steps with a rising learning rate, in [0, 1)")
-    lr_scheduler_type: str = option("cosine_with_min_lr", "schedule, by transformers' name")
-    min_lr_rate: float = option(0.1, "last learning rate over the highest (cosine_with_min_lr)")
-    gradient_checkpointing: bool | None = option(
-        None,
-        "recompute activations: less memory, slower; none: unless they leave a tenth of the memory "
-        "free, by the account that --dry_run prints",
-    )
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
-        "auto", "of the base weights; auto: bfloat16 on a GPU with LoRA, else float32"
-    )
-    load_in_4bit: bool = option(
-        False, "hold the base weights in 4 bits (QLoRA): a quarter of the memory, slower"
-    )
-    bnb_4bit_quant_type: Literal["nf4", "fp4"] = option("nf4", "values of the 4 bits")
-    use_bnb_nested_quant: bool = option(
-        False, "quantise the scales of the 4 bits too: 0.05 bytes less a weight"
-    )
-    bnb_4bit_experts: bool = option(
-        True, "fused experts in 4 bits too; false: linear layers alone, as bitsandbytes does"
-    )
-    attn_implementation: str = option("auto", "attention, by transformers' name")
-    chat_template_path: str | None = option(None, "a .jinja file instead of the student's template")
-    report_to: Literal["wandb", "tensorboard", "none"] = option(
-        "wandb", "tracker; wandb records offline without a login"
-    )
-    run_name: str | None = option(None, "name of the run in the tracker")
-    resume_from_checkpoint: str = option("auto", "auto (newest of this run), none, or a folder")
-    held_out_answers: int = option(
-        64, "held-out rows answered by generation at each look, for eval_accuracy; 0: none"
-    )
-    early_stopping_patience: int | None = option(
-        None, "looks without a better metric_for_best_model before training stops; none: never"
-    )
-    seed: int = option(0, "of adapter initialisation and row order")
-    overwrite: bool = option(False, "replace a finished run in --output_dir")
-    dry_run: bool = option(False, "count memory and steps without training, and propose flags")
-    device_memory_gib: float | None = option(
-        None, "card that --dry_run compares with, GiB; none: this machine's, or 80"
-    )
-
-    def __post_init__(self) -> None:
-        for name in (
-            "lora_rank", "lora_alpha", "lora_expert_rank", "per_device_train_batch_size",
-            "gradient_accumulation_steps", "early_stopping_patience",
-        ):  # fmt: skip
-            check_range(name, getattr(self, name), low=1)
-        check_range("max_length", self.max_length, low=8)
-        check_range("warmup_ratio", self.warmup_ratio, low=0, high=0.999)
-        check_range("min_lr_rate", self.min_lr_rate, low=0, high=1)
-        check_range("learning_rate", self.learning_rate, low=0, high=1)
-        check_range("seed", self.seed, low=0)
-        check_range("held_out_answers", self.held_out_answers, low=0)
-        check_range("device_memory_gib", self.device_memory_gib, low=1)
-        if self.load_in_4bit and not self.use_lora:
-            raise ConfigError(
-                "--load_in_4bit freezes the base and trains an adapter on it; leave out "
-                "--use_lora false, or --load_in_4bit"
-            )
-        if self.num_train_epochs <= 0:
-            raise ConfigError(f"--num_train_epochs is {self.num_train_epochs}; it must be over 0")
-
-
 def main(argv: Sequence[str]) -> int | None:
     """Run the command."""
     config, extra = parse_options_with_extra(
@@ -147,9 +46,9 @@ def main(argv: Sequence[str]) -> int | None:
     _keep_to_one_gpu(os.environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Checked before the libraries load: a wrong name or path answers at once.
-    own_names = frozenset(field.name for field in fields(TrainConfig))
+    own_names = frozenset(setting.name for setting in settings_of(TrainConfig))
     refuse_misspelt(extra, own_names=own_names)
-    check_model(config.model_name, weights=not config.dry_run)
+    check_model(config.model.model_name, weights=not config.dry_run)
     eval_file = held_out_file(config)
     require_file(config.train_file)
     require_bitsandbytes(config, extra)
@@ -231,9 +130,9 @@ def _show_result(console: Any, config: TrainConfig, result: "RunResult") -> None
 
 def next_command(config: TrainConfig) -> str:
     """The evaluation of what was trained, on the task and inputs that the dataset was made of."""
-    from prompt_distillation.cli.evaluate_config import EvaluateConfig
+    from prompt_distillation.evaluation.evaluate_config import TestConfig
 
-    default = EvaluateConfig()
+    default = TestConfig()
     words = ["--model_path", config.output_dir, "--train_data_file", config.train_file]
     manifest = sibling(config.train_file, "manifest")
     if manifest.is_file():

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompt_distillation.cli.options import resolved
+from prompt_distillation.config import flat
 from prompt_distillation.data.files import sibling
 from prompt_distillation.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from prompt_distillation.cli.train import TrainConfig
     from prompt_distillation.training.quantisation.four_bit import FourBitSettings
     from prompt_distillation.training.settings import RunSettings
+    from prompt_distillation.training.train_config import TrainConfig
 
 
 def held_out_file(config: "TrainConfig") -> Path | None:
@@ -37,17 +37,17 @@ def run_settings(
     from prompt_distillation.training.settings import RunSettings
 
     lora = LoraSettings(
-        rank=config.lora_rank,
-        alpha=config.lora_alpha,
-        expert_rank=config.lora_expert_rank,
-        targets=config.lora_targets,
-        expert_lora=config.expert_lora,
+        rank=config.lora.lora_rank,
+        alpha=config.lora.lora_alpha,
+        expert_rank=config.lora.lora_expert_rank,
+        targets=config.lora.lora_targets,
+        expert_lora=config.lora.expert_lora,
     )
     model = ModelSettings(
-        name=config.model_name,
-        dtype=config.dtype,
+        name=config.model.model_name,
+        dtype=config.model.dtype,
         attention=config.attn_implementation,
-        trust_remote_code=bool(options.get("trust_remote_code", False)),
+        trust_remote_code=config.model.trust_remote_code,
         init_options=_init_options(config, options),
         four_bit=_four_bit(config),
     )
@@ -56,7 +56,7 @@ def run_settings(
         eval_file=eval_file,
         output_dir=config.output_dir,
         model=model,
-        lora=lora if config.use_lora else None,
+        lora=lora if config.lora.use_lora else None,
         sft=sft_values(config, options, has_held_out=eval_file is not None),
         max_length=config.max_length,
         # A pass never holds more than the reference's 4 rows of full length would.
@@ -68,25 +68,25 @@ def run_settings(
         overwrite=config.overwrite,
         answered_rows=config.held_out_answers,
         patience=config.early_stopping_patience,
-        record=resolved(config) | dict(options),
+        record=flat(config) | dict(options),
     )
 
 
 def _four_bit(config: "TrainConfig") -> "FourBitSettings | None":
     from prompt_distillation.training.quantisation.four_bit import FourBitSettings
 
-    if not config.load_in_4bit:
+    if not config.four_bit.load_in_4bit:
         return None
     return FourBitSettings(
-        quant_type=config.bnb_4bit_quant_type,
-        double_quant=config.use_bnb_nested_quant,
-        experts=config.bnb_4bit_experts,
+        quant_type=config.four_bit.bnb_4bit_quant_type,
+        double_quant=config.four_bit.use_bnb_nested_quant,
+        experts=config.four_bit.bnb_4bit_experts,
     )
 
 
 def _init_options(config: "TrainConfig", options: Mapping[str, Any]) -> dict[str, Any]:
     init_options = dict(options.get("model_init_kwargs") or {})
-    if config.load_in_4bit and "quantization_config" in init_options:
+    if config.four_bit.load_in_4bit and "quantization_config" in init_options:
         raise ConfigError(
             "--model_init_kwargs names a quantization_config, and --load_in_4bit is one; leave "
             "out one of the two"
@@ -130,7 +130,7 @@ def sft_values(
         "eval_steps": 0.1,
         "eval_on_start": has_held_out,
         # The trainer of a frozen router has no load to balance, and the loss shown is the answer's.
-        "router_aux_loss_coef": 0.0 if config.use_lora else None,
+        "router_aux_loss_coef": 0.0 if config.lora.use_lora else None,
     }
     if config.early_stopping_patience is not None or "metric_for_best_model" in options:
         if not has_held_out:
@@ -147,7 +147,7 @@ def sft_values(
 def require_bitsandbytes(config: "TrainConfig", options: Mapping[str, Any]) -> None:
     """Raise `ConfigError` where 4-bit weights or an 8-bit optimizer cannot be had."""
     optimizer = str(options.get("optim", ""))
-    wanted = ["--load_in_4bit"] if config.load_in_4bit else []
+    wanted = ["--load_in_4bit"] if config.four_bit.load_in_4bit else []
     # PyTorch's own 8-bit AdamW (adamw_torch_8bit) is torchao's.
     if any(part in optimizer for part in ("8bit", "paged", "bnb")) and "torch" not in optimizer:
         wanted.append(f"--optim {optimizer}")

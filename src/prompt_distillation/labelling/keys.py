@@ -7,18 +7,16 @@ is not part of the key: changing it costs no new completion.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
 
 import orjson
 
 from prompt_distillation.data.inputs import Input, normalise
+from prompt_distillation.labelling.label_config import Duplicates
 from prompt_distillation.provenance import model_fingerprint
 from prompt_distillation.tasks import Task
 
 KEY_BYTES = 16
 """128 bits: two of a billion inputs share a key with a chance of 2e-21."""
-
-Duplicates = Literal["normalised", "exact"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
-import yaml
-
 from prompt_distillation.errors import TaskError
+from prompt_distillation.yaml_files import read_yaml_mapping
 
 START_OF_THINKING = "<think>"
 END_OF_THINKING = "</think>"
@@ -162,12 +161,7 @@ def load_task(folder: Path) -> Task:
     path = folder / "task.yaml"
     if not path.is_file():
         raise TaskError(f"no task at {folder}: {path} is missing (see tasks/language for one)")
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(fields, dict):
-        raise TaskError(f"{path}: a mapping of keys is wanted, got a {type(fields).__name__}")
+    fields = read_yaml_mapping(path, error=TaskError)
     known = {"name", "kind", "prompt_file", "labels", "answer_pattern"}
     if unknown := sorted(set(fields) - known):
         raise TaskError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")

@@ -9,11 +9,11 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from prompt_distillation.checkpoints import merge_adapter
-from prompt_distillation.cli.train import TrainConfig
 from prompt_distillation.cli.train_settings import run_settings
 from prompt_distillation.training.lora.expert_lora import ParamWrapper
 from prompt_distillation.training.methods.sft import AnswerTrainer
 from prompt_distillation.training.run import train
+from prompt_distillation.training.train_config import TrainConfig
 
 IDS = torch.arange(5, 25)[None]
 
@@ -37,7 +37,7 @@ def wrappers(monkeypatch):
 def test_both_ways_train_the_same_student(student, train_file, tmp_path, wrappers, filled):
     curves, students = [], []
     for way in ("auto", "folded"):
-        config = TrainConfig(
+        config = TrainConfig.of(
             train_file=train_file,
             model_name=str(student),
             output_dir=tmp_path / way,

@@ -4,7 +4,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from prompt_distillation.cli.train import TrainConfig
 from prompt_distillation.cli.train_settings import run_settings
 from prompt_distillation.training import flops
 from prompt_distillation.training.display import show_plan
@@ -13,11 +12,12 @@ from prompt_distillation.training.memory.batches import MicroBatch
 from prompt_distillation.training.memory.estimate import GIB
 from prompt_distillation.training.memory.plan import memory_gib, plan_run, settle_checkpointing
 from prompt_distillation.training.memory.proposal import _adapter, _one_row_a_pass
+from prompt_distillation.training.train_config import TrainConfig
 
 
 @pytest.fixture
 def settings(train_file, student, tmp_path):
-    config = TrainConfig(
+    config = TrainConfig.of(
         train_file=train_file,
         model_name=str(student),
         output_dir=tmp_path / "run",
@@ -187,5 +187,5 @@ def test_steps_of_a_cut_run_of_a_part_of_an_epoch_and_of_packed_rows(settings):
 
 
 def with_flags(settings, sft=None, **flags):
-    config = TrainConfig(train_file=settings.train_file, model_name=settings.model.name, **flags)
+    config = TrainConfig.of(train_file=settings.train_file, model_name=settings.model.name, **flags)
     return run_settings(config, sft or {}, None)

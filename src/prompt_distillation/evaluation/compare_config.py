@@ -1,0 +1,116 @@
+"""Settings of a comparison: the teacher, the student, and what each costs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prompt_distillation.config import (
+    EngineConfig,
+    ModelConfig,
+    SamplingConfig,
+    Settings,
+    block,
+    option,
+)
+from prompt_distillation.errors import ConfigError
+from prompt_distillation.evaluation.evaluate_config import DEFAULT_STUDENT, TestConfig
+
+CELLS = ("teacher", "teacher_direct", "student_prompted", "student_before", "student")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostConfig(Settings):
+    """Prices, either per token or per hour of the machine that serves."""
+
+    currency: str = option("USD", "currency of all prices")
+    price_per_hour: float | None = option(
+        None, "price of the serving machine; costs then follow from the throughput", low=0
+    )
+    teacher_price_in: float | None = option(None, "price per million input tokens", low=0)
+    teacher_price_cached: float | None = option(
+        None, "price per million cached input tokens; none: as other input tokens", low=0
+    )
+    teacher_price_out: float | None = option(None, "price per million output tokens", low=0)
+    student_price_in: float | None = option(None, "price per million input tokens", low=0)
+    student_price_out: float | None = option(None, "price per million output tokens", low=0)
+    training_cost: float | None = option(
+        None,
+        "cost of labelling and training together; none: their hours at --price_per_hour where "
+        "their manifests tell them, else 0",
+        low=0,
+    )
+
+    def __post_init__(self) -> None:
+        """Check that the prices make a comparison."""
+        super().__post_init__()
+        tokens = (
+            self.teacher_price_in, self.teacher_price_out,
+            self.student_price_in, self.student_price_out,
+        )  # fmt: skip
+        given = [price is not None for price in tokens]
+        if not all(given) and (any(given) or self.teacher_price_cached is not None):
+            raise ConfigError(
+                "prices per token belong together: --teacher_price_in, --teacher_price_out, "
+                "--student_price_in and --student_price_out"
+            )
+        if self.price_per_hour == 0 or (all(given) and not any(tokens[:2])):
+            raise ConfigError(
+                "the teacher's queries would cost nothing, so nothing could be saved; set prices "
+                "above 0, or none"
+            )
+        if all(given) and self.price_per_hour is not None:
+            raise ConfigError("pass either prices per token or --price_per_hour, not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(Settings):
+    """Settings of `compare.py` and of `compare`."""
+
+    teacher: ModelConfig = block(
+        ModelConfig,
+        prefix="teacher_",
+        rename={"model_name": "teacher_model"},
+        model_name="Qwen/Qwen3-30B-A3B-Thinking-2507",
+    )
+    teacher_sampling: SamplingConfig = block(
+        SamplingConfig,
+        prefix="teacher_",
+        rename={"seed": "seed"},
+        temperature=0.15,
+        max_tokens=4096,
+    )
+    student: ModelConfig = block(
+        ModelConfig,
+        prefix="student_",
+        rename={"model_name": "student_path", "base_model": "base_model"},
+        model_name=DEFAULT_STUDENT,
+    )
+    cells: str = option(",".join(CELLS), "what to measure, separated by commas")
+    test: TestConfig = block(TestConfig)
+    output_dir: Path = option(Path("./comparison"), "folder for results, tables and plots")
+    overwrite: bool = option(False, "replace a comparison that is already there")
+    score_labels: bool = option(
+        True, "also score the student's labels in one pass: calibration, coverage, the cascade"
+    )
+    latency_samples: int = option(50, "queries timed one after the other", low=1, high=100_000)
+    concurrency: int = option(
+        32, "queries in flight for the latency under load", low=1, high=65_536
+    )
+    engine: EngineConfig = block(EngineConfig)
+    costs: CostConfig = block(CostConfig)
+
+    def __post_init__(self) -> None:
+        """Check the cells and the engine."""
+        super().__post_init__()
+        unknown = [name for name in self.cell_names if name not in CELLS]
+        if unknown or not self.cell_names:
+            raise ConfigError(f"--cells is {self.cells!r}; known are {', '.join(CELLS)}")
+        if self.engine.engine == "server":
+            raise ConfigError(
+                "--engine server serves one model, and a comparison asks several; compare with "
+                "vllm or transformers"
+            )
+
+    @property
+    def cell_names(self) -> list[str]:
+        """What to measure, in the order of the table."""
+        return [name.strip() for name in self.cells.split(",") if name.strip()]

@@ -1,0 +1,112 @@
+"""Settings of an evaluation: which model is measured, how it is asked, and against what."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prompt_distillation.config import (
+    EngineConfig,
+    InputConfig,
+    ModelConfig,
+    SamplingConfig,
+    Settings,
+    block,
+    option,
+)
+from prompt_distillation.errors import ConfigError
+
+DEFAULT_STUDENT = "./models/prompt_distillation_trl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestConfig(Settings):
+    """The inputs that are evaluated, and what is known about them."""
+
+    __test__ = False  # not a test of pytest's
+
+    task: Path = option(Path("tasks/language"), "task folder: task.yaml and the prompt")
+    test_file: Path = option(
+        Path("./example-data/multilingual.txt"), "inputs: .txt, .jsonl, .csv, .tsv or .parquet"
+    )
+    ground_truth_file: Path | None = option(
+        None, "gold labels, one per input of the test file: a label a line, or .jsonl with 'label'"
+    )
+    train_data_file: Path = option(
+        Path("./data/prompt_distillation_lang.jsonl"),
+        "the dataset the model was trained on: tells which inputs are held out, and what the "
+        "teacher answered",
+    )
+    split: Literal["held_out", "all"] = option(
+        "held_out", "inputs that were not trained on (nor their group), or every input"
+    )
+    truth: Literal["auto", "gold", "teacher"] = option(
+        "auto", "what accuracy is measured against; auto: gold labels where there are any"
+    )
+    inputs: InputConfig = block(InputConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateConfig(Settings):
+    """What a model must reach to be deployed; None asks for nothing."""
+
+    min_accuracy: float | None = option(
+        None, "gate: exit with 3 if the accuracy is below this share", low=0, high=1
+    )
+    max_drop: float | None = option(
+        None,
+        "gate: exit with 3 if the accuracy is more than this share below --baseline; with 4 if "
+        "that drop is not significant",
+        low=0,
+        high=1,
+    )
+    baseline: Path | None = option(None, "gate: an earlier result to compare with, for --max_drop")
+    min_parse_rate: float | None = option(
+        None, "gate: exit with 3 if fewer completions than this share hold an answer", low=0, high=1
+    )
+
+    def __post_init__(self) -> None:
+        """Check that the drop has a baseline."""
+        super().__post_init__()
+        if (self.max_drop is None) is not (self.baseline is None):
+            raise ConfigError("--max_drop and --baseline belong together; pass both or neither")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Settings):
+    """Settings of `evaluate.py` and of `evaluate`."""
+
+    model: ModelConfig = block(
+        ModelConfig, rename={"model_name": "model_path"}, model_name=DEFAULT_STUDENT
+    )
+    test: TestConfig = block(TestConfig)
+    output_file: Path = option(
+        Path("./evaluation_results.json"),
+        "the result; an earlier one is kept as NAME.1.json, NAME.2.json, ...",
+    )
+    predictions_file: Path | None = option(
+        None,
+        "score these predictions instead of running a model: .txt with a label a line, .jsonl "
+        "with 'predicted', or an earlier result",
+    )
+    with_prompt: bool = option(False, "put the task's prompt before each input")
+    thinking: bool = option(False, "the model reasons first; the answer follows </think>")
+    decoding: Literal["free", "constrained", "scored"] = option(
+        "free",
+        "free: the model writes; constrained: it can write nothing but a label; scored: one pass "
+        "gives each label's probability, and nothing is written",
+    )
+    sampling: SamplingConfig = block(SamplingConfig)
+    engine: EngineConfig = block(EngineConfig)
+    gate: GateConfig = block(GateConfig)
+    quiet: bool = option(False, "print no line per input, only the tables")
+
+    def __post_init__(self) -> None:
+        """Check settings that depend on each other."""
+        super().__post_init__()
+        if self.engine.engine == "server" and self.engine.server_url is None:
+            raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")
+        if self.decoding != "free" and self.thinking:
+            raise ConfigError(
+                f"--decoding {self.decoding} and --thinking exclude each other: reasoning is not a "
+                "label; drop one"
+            )

@@ -1,0 +1,116 @@
+"""Settings of labelling: what is asked of which teacher, and where the dataset goes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prompt_distillation.config import (
+    EngineConfig,
+    InputConfig,
+    ModelConfig,
+    SamplingConfig,
+    Settings,
+    block,
+    option,
+)
+from prompt_distillation.errors import ConfigError
+
+DEFAULT_TEACHER = "Qwen/Qwen3-30B-A3B-Thinking-2507"
+
+Duplicates = Literal["normalised", "exact"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteConfig(Settings):
+    """How completions become a label."""
+
+    thinking: bool = option(True, "the teacher reasons first: text without </think> is no answer")
+    max_retries: int = option(3, "further attempts while no answer can be read", low=0, high=20)
+    num_votes: int = option(
+        1, "completions per input; the majority decides, and voting stops once that is settled",
+        low=1, high=1001,
+    )  # fmt: skip
+    min_agreement: float = option(
+        0.0, "share of the votes that the answer needs; inputs below it are rejected", low=0, high=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriceConfig(Settings):
+    """What the teacher costs, in any one currency; None where it is not known."""
+
+    price_per_gpu_hour: float | None = option(None, "price of one GPU hour, for --dry_run", low=0)
+    price_per_million_input_tokens: float | None = option(
+        None, "price of a server's input tokens, for --dry_run", low=0
+    )
+    price_per_million_output_tokens: float | None = option(
+        None, "price of a server's output tokens, for --dry_run", low=0
+    )
+
+    def __post_init__(self) -> None:
+        """Check that the prices of tokens come together."""
+        super().__post_init__()
+        tokens = (self.price_per_million_input_tokens, self.price_per_million_output_tokens)
+        if (tokens[0] is None) is not (tokens[1] is None):
+            raise ConfigError(
+                "--price_per_million_input_tokens and --price_per_million_output_tokens belong "
+                "together; pass both or neither"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(Settings):
+    """Settings of `create_data.py` and of `label`."""
+
+    task: Path = option(Path("tasks/language"), "task folder: task.yaml and the prompt")
+    input_file: Path = option(
+        Path("example-data/multilingual.txt"),
+        "inputs: txt (one a line), jsonl, csv, tsv, parquet, or a folder written by `datasets`",
+    )
+    output_file: Path = option(
+        Path("data/prompt_distillation_lang.jsonl"), "the dataset; its other files go beside it"
+    )
+    model: ModelConfig = block(ModelConfig, model_name=DEFAULT_TEACHER)
+    sampling: SamplingConfig = block(SamplingConfig, temperature=0.15, max_tokens=4096)
+    votes: VoteConfig = block(VoteConfig)
+    engine: EngineConfig = block(EngineConfig)
+    inputs: InputConfig = block(InputConfig)
+    duplicates: Duplicates = option(
+        "normalised",
+        "what is labelled only once: texts that differ only in case and white space, or exact "
+        "copies",
+    )
+    held_out: float = option(0.1, "share of the groups kept out of training", low=0, high=0.99)
+    shard_index: int = option(0, "which shard this process labels, from 0", low=0)
+    num_shards: int = option(1, "number of shards that the inputs are split into", low=1, high=4096)
+    merge: bool = option(False, "write the dataset from the journals of all shards; no teacher")
+    overwrite: bool = option(
+        False, "replace a finished dataset made with other settings; the journal is kept and used"
+    )
+    dry_run: bool = option(
+        False, "show three prompts and estimate tokens, GPU hours and cost; write no dataset"
+    )
+    probe_samples: int = option(
+        32, "inputs that a dry run labels for its estimate, kept in the journal; 0: none",
+        low=0,
+    )  # fmt: skip
+    prices: PriceConfig = block(PriceConfig)
+    progress_seconds: float = option(
+        10.0, "seconds between lines of progress, where there is no terminal", low=0.1
+    )
+
+    def __post_init__(self) -> None:
+        """Check settings that depend on each other."""
+        super().__post_init__()
+        if self.shard_index >= self.num_shards:
+            raise ConfigError(
+                f"--shard_index is {self.shard_index}; it must be between 0 and "
+                f"{self.num_shards - 1} (--num_shards {self.num_shards})"
+            )
+        if self.votes.num_votes > 1 and self.sampling.temperature == 0:
+            raise ConfigError(
+                f"--num_votes is {self.votes.num_votes} at --temperature 0: all votes would be the "
+                "same; set a temperature above 0, e.g. 0.7"
+            )
+        if self.engine.engine == "server" and not self.engine.server_url and not self.merge:
+            raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")

@@ -1,0 +1,121 @@
+"""Settings of a training run; the defaults are the reference hyperparameters."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prompt_distillation.config import ModelConfig, Settings, block, option
+from prompt_distillation.errors import ConfigError
+
+DEFAULT_STUDENT_BASE = "Qwen/Qwen3-30B-A3B-Instruct-2507"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings(Settings):
+    """What is adapted, and how large the adapter is."""
+
+    use_lora: bool = option(True, "train an adapter; false trains every weight")
+    lora_rank: int = option(32, "rank of the adapter of a linear layer", low=1, high=4096)
+    lora_alpha: int = option(
+        16, "the adapter's update is scaled by alpha / rank", low=1, high=65_536
+    )
+    lora_expert_rank: int | None = option(
+        None, "rank of each expert's adapter; none: the rank over the experts per token",
+        low=1, high=4096,
+    )  # fmt: skip
+    lora_targets: str = option(
+        "all-linear", "all-linear (attention and experts, not the router), attention, or names"
+    )
+    expert_lora: Literal["auto", "activations", "folded"] = option(
+        "auto",
+        "activations: an expert's adapter runs on the tokens routed to it; folded: PEFT's way, "
+        "added to all experts on every pass (slower, more memory); auto: activations where "
+        "supported",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FourBitConfig(Settings):
+    """Base weights in 4 bits (QLoRA)."""
+
+    load_in_4bit: bool = option(
+        False, "keep the base weights in 4 bits (QLoRA): a quarter of the memory, slower"
+    )
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = option("nf4", "number format of the 4 bits")
+    use_bnb_nested_quant: bool = option(
+        False, "quantise the scales of the 4 bits too: 0.05 bytes less per weight"
+    )
+    bnb_4bit_experts: bool = option(
+        True, "fused experts in 4 bits too; false: linear layers only, as bitsandbytes does"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Settings):
+    """Settings of `train_sft_trl.py` and of `train`, beside the fields of TRL's `SFTConfig`."""
+
+    train_file: Path = option(
+        Path("./data/prompt_distillation_lang.jsonl"), "chat rows to train on"
+    )
+    eval_file: str = option(
+        "auto", "chat rows for the held-out loss; auto: NAME.heldout.jsonl beside; none"
+    )
+    model: ModelConfig = block(ModelConfig, omit=("base_model",), model_name=DEFAULT_STUDENT_BASE)
+    output_dir: Path = option(Path("./models/prompt_distillation_trl"), "folder of the result")
+    lora: LoraSettings = block(LoraSettings)
+    num_train_epochs: float = option(1.0, "passes over the rows", above=0, high=100_000)
+    per_device_train_batch_size: int = option(
+        4, "rows per device and pass, before filling", low=1, high=65_536
+    )
+    gradient_accumulation_steps: int = option(
+        4, "passes per optimizer step, before filling", low=1, high=65_536
+    )
+    fill_micro_batch: bool = option(
+        True, "lay rows end to end and merge passes of one optimizer step; same loss, fewer passes"
+    )
+    learning_rate: float = option(2e-4, "highest learning rate", low=0, high=1)
+    max_length: int = option(
+        2048, "tokens of the longest row; longer ones are left out", low=8, high=2**24
+    )
+    warmup_ratio: float = option(
+        0.03, "share of the steps in which the learning rate rises", low=0, high=0.999
+    )
+    lr_scheduler_type: str = option("cosine_with_min_lr", "schedule, by transformers' name")
+    min_lr_rate: float = option(
+        0.1, "last learning rate over the highest (cosine_with_min_lr)", low=0, high=1
+    )
+    gradient_checkpointing: bool | None = option(
+        None,
+        "recompute activations: less memory, slower; none: off if the memory estimate leaves 10 % "
+        "free",
+    )
+    four_bit: FourBitConfig = block(FourBitConfig)
+    attn_implementation: str = option("auto", "attention, by transformers' name")
+    chat_template_path: str | None = option(None, "a .jinja file instead of the student's template")
+    report_to: Literal["wandb", "tensorboard", "none"] = option(
+        "wandb", "experiment tracker; without a login wandb records offline"
+    )
+    run_name: str | None = option(None, "name of the run in the tracker")
+    resume_from_checkpoint: str = option("auto", "auto (newest of this run), none, or a folder")
+    held_out_answers: int = option(
+        64, "held-out rows answered by generation at each evaluation, for eval_accuracy; 0: none",
+        low=0,
+    )  # fmt: skip
+    early_stopping_patience: int | None = option(
+        None, "evaluations without a better metric_for_best_model before training stops", low=1
+    )
+    seed: int = option(0, "seed of adapter initialisation and row order", low=0, high=2**32 - 1)
+    overwrite: bool = option(False, "replace a finished run in --output_dir")
+    dry_run: bool = option(False, "estimate memory and steps without training, and propose flags")
+    device_memory_gib: float | None = option(
+        None, "memory of the card that --dry_run plans for, GiB; none: this machine's, or 80", low=1
+    )
+
+    def __post_init__(self) -> None:
+        """Check settings that depend on each other."""
+        super().__post_init__()
+        if self.four_bit.load_in_4bit and not self.lora.use_lora:
+            raise ConfigError(
+                "--load_in_4bit freezes the base and trains an adapter on it; leave out "
+                "--use_lora false, or --load_in_4bit"
+            )

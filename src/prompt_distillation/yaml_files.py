@@ -1,0 +1,51 @@
+"""YAML files, read strictly: safe tags only, no key twice, one clear line for what is wrong."""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prompt_distillation.errors import PromptDistillationError
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key that stands twice: YAML would keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # the parent says so
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key!r} stands twice, again in line {line}")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml_mapping(path: Path, *, error: type[PromptDistillationError]) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping from names to values; an empty file is an empty one.
+
+    Args:
+        path: the file.
+        error: what is raised, a user's error of the caller's kind.
+    """
+    try:
+        # UTF-8 with or without a byte-order mark.
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:
+        # ValueError: not UTF-8, a date like 2024-13-45, or an integer of thousands of digits.
+        reason = " ".join(str(problem).split())[:300]
+        raise error(f"{path}: not valid YAML ({reason})") from problem
+    except OSError as problem:
+        raise error(f"cannot read {path}: {problem.strerror}") from problem
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise error(f"{path}: expected a mapping of names to values, got a {type(values).__name__}")
+    if not all(isinstance(key, str) for key in values):
+        # YAML 1.1 reads a bare `on`, `yes` or `no` as a truth value, as a key too.
+        raise error(f"{path}: every key must be a text, got {list(values)} (quote 'no', 'yes')")
+    return values
