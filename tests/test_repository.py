@@ -15,14 +15,16 @@ NAME = PACKAGE.name
 
 # Each part of the package, and what it may import of the others (itself and errors always).
 # Labelling, training and evaluation know nothing of each other: they meet in files.
-GROUND = {"checkpoints", "config", "data", "provenance", "tasks"}
+GROUND = {"checkpoints", "config", "data", "examples", "provenance", "tasks"}
 STEPS = {"labelling", "training", "evaluation", "report"}
 MAY_IMPORT = {
     "errors": set(),
     "config": set(),
+    "examples": set(),
+    "yaml_files": set(),
     "provenance": set(),
     "machine": set(),
-    "tasks": {"config", "provenance"},
+    "tasks": {"config", "examples", "provenance", "yaml_files"},
     "data": {"config", "provenance", "tasks"},
     "checkpoints": {"data", "tasks", "provenance"},
     "engines": GROUND | {"machine"},
@@ -30,7 +32,7 @@ MAY_IMPORT = {
     "training": GROUND | {"engines", "machine"},
     "evaluation": GROUND | {"engines"},
     "report": GROUND | {"evaluation"},
-    "cli": GROUND | STEPS | {"engines", "machine"},
+    "cli": GROUND | STEPS | {"engines", "machine", "yaml_files"},
     "__main__": {"cli"},
 }
 

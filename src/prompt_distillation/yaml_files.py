@@ -34,7 +34,8 @@ def read_yaml_mapping(path: Path, *, error: type[PromptDistillationError]) -> di
     """
     try:
         # UTF-8 with or without a byte-order mark.
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_StrictLoader)
+        loader = _StrictLoader(path.read_text(encoding="utf-8-sig"))
+        values = loader.get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:
         # ValueError: not UTF-8, a date like 2024-13-45, or an integer of thousands of digits.
         reason = " ".join(str(problem).split())[:300]

@@ -8,6 +8,7 @@ import pytest
 
 from prompt_distillation import __version__
 from prompt_distillation.cli.doctor import DoctorConfig
+from prompt_distillation.cli.init import InitConfig
 from prompt_distillation.cli.main import COMMANDS
 from prompt_distillation.cli.report import ReportConfig
 from prompt_distillation.config import settings_of
@@ -39,7 +40,7 @@ def run_cli(*argv):
 
 CONFIGS = {
     "create-data": LabelConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
-    "compare": CompareConfig, "report": ReportConfig, "doctor": DoctorConfig,
+    "compare": CompareConfig, "report": ReportConfig, "doctor": DoctorConfig, "init": InitConfig,
 }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def test_version():
 def test_an_unknown_command():
     done = run_cli("distil")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: unknown command 'distil'; known are create-data")
+    assert done.stderr.startswith("error: unknown command 'distil'; known are init, create-data")
 
 
 def test_the_installed_script_is_the_same():
@@ -78,7 +79,7 @@ def test_a_flag_that_is_wrong_is_one_line_and_code_2(name):
     done = run_cli(name, "--config", "absent.yaml")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "error: no such --config file: absent.yaml (recipes/ holds some to start from)"
+        "error: no such --config file: absent.yaml (recipes/ has some to start from)"
     ]
 
 

@@ -180,7 +180,7 @@ def test_without_a_login_wandb_records_offline_and_says_how_to_sync(tmp_path, tr
         (["--resume_from_checkpoint=nowhere"], ConfigError, "no checkpoint there"),
         (["--model_name=./nowhere"], ModelError, "there is no such folder"),
         (["--max_length=8"], InputError, "every row is longer"),
-        (["--lora_rank=0"], ConfigError, "--lora_rank is 0; it must be at least 1"),
+        (["--lora_rank=0"], ConfigError, "--lora_rank is 0; it must be between 1 and 4096"),
         (["--warmup_ratio=1.5"], ConfigError, "--warmup_ratio is 1.5"),
         (["--output_dir=/dev/null/run"], OutputWriteError, "cannot write"),
     ],

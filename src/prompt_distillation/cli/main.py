@@ -8,6 +8,7 @@ from prompt_distillation import __version__
 from prompt_distillation.cli.running import USER_ERROR, run_command
 
 COMMANDS = {
+    "init": ("init", "write a folder to start from: a task, inputs and recipes"),
     "create-data": ("create_data", "label inputs with the teacher"),
     "train": ("train", "fine-tune the student on the labels"),
     "evaluate": ("evaluate", "measure a model on held-out inputs"),

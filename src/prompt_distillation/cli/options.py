@@ -17,6 +17,7 @@ from prompt_distillation.config import (
     unknown_name,
 )
 from prompt_distillation.errors import ConfigError
+from prompt_distillation.examples import find_example
 from prompt_distillation.yaml_files import read_yaml_mapping
 
 Config = TypeVar("Config")
@@ -118,6 +119,7 @@ def _metavar(hint: Any) -> str:
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
+    path = find_example(path)
     if not path.is_file():
         raise ConfigError(f"no such --config file: {path} (recipes/ has some to start from)")
     return read_yaml_mapping(path, error=ConfigError)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
 from prompt_distillation.errors import TaskError
+from prompt_distillation.examples import find_example
 from prompt_distillation.yaml_files import read_yaml_mapping
 
 START_OF_THINKING = "<think>"
@@ -153,11 +154,14 @@ class Task:
 def load_task(folder: Path) -> Task:
     """Load ``folder/task.yaml`` and its prompt.
 
+    ``tasks/language`` is found everywhere: it comes with the package.
+
     Raises:
         TaskError: a file is missing, a key is unknown or missing, the pattern does not compile or
             has not exactly one group, the prompt is empty or not UTF-8, or labels and pattern do
             not fit the kind.
     """
+    folder = find_example(folder)
     path = folder / "task.yaml"
     if not path.is_file():
         raise TaskError(f"no task at {folder}: {path} is missing (see tasks/language for one)")
