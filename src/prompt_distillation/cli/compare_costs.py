@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompt_distillation.data.files import read_json, sibling
+from prompt_distillation.data.run_files import MANIFEST_FILE
 from prompt_distillation.errors import InputError
 from prompt_distillation.evaluation.compare_config import CompareConfig
 
@@ -63,7 +64,7 @@ def training_cost(config: CompareConfig) -> float:
         return 0.0
     labelling = sibling(config.test.train_data_file, "manifest")
     _warn_of_other_runs(labelling)
-    training = Path(config.student.model_name) / "training_manifest.json"
+    training = Path(config.student.model_name) / MANIFEST_FILE
     seconds = _seconds_of(labelling) + _seconds_of(training, "result")
     return seconds / 3600 * config.costs.price_per_hour
 

@@ -24,16 +24,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from prompt_distillation.data.files import atomic_writer, read_json, write_json
+from prompt_distillation.data.run_files import (
+    CARD_FILE,
+    HISTORY_FILE,
+    LOSS_FILE,
+    MANIFEST_FILE,
+    RUN_FILE,
+)
 from prompt_distillation.errors import ConfigError, OutputExistsError, OutputWriteError
 from prompt_distillation.training.manifest import NOT_IDENTITY
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
-MANIFEST_FILE = "training_manifest.json"
-HISTORY_FILE = "log_history.json"
-LOSS_FILE = "loss.csv"
-CARD_FILE = "README.md"
 _PARTIAL = ".final.partial"
 
 LOSS_COLUMNS = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
