@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prompt_distillation.data.inputs import is_held_out, normalise, read_inputs
+from prompt_distillation.data.inputs import read_inputs
+from prompt_distillation.data.splits import is_held_out, normalise
 from prompt_distillation.tasks import load_task
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from prompt_distillation.data.files import read_jsonl, read_lines
-from prompt_distillation.data.inputs import gold_path_of, is_held_out
+from prompt_distillation.data.inputs import gold_path_of
+from prompt_distillation.data.splits import is_held_out
 from prompt_distillation.tasks import Task
 
 HELD_OUT_SHARE = 0.1

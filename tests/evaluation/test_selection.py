@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from prompt_distillation.data.inputs import Input, is_held_out
+from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.splits import is_held_out
 from prompt_distillation.errors import InputError
 from prompt_distillation.evaluation.selection import select
 from prompt_distillation.evaluation.training_data import read_training_data

@@ -20,7 +20,7 @@ from labelling.scripted import (
 
 from prompt_distillation.data.dataset_files import Shard
 from prompt_distillation.data.files import read_json, read_jsonl
-from prompt_distillation.data.inputs import is_held_out
+from prompt_distillation.data.splits import is_held_out
 from prompt_distillation.engines.base import RequestFailedError
 from prompt_distillation.errors import (
     EngineError,

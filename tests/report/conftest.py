@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from prompt_distillation.data.inputs import Input, normalise
+from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.splits import input_key
 from prompt_distillation.evaluation.comparison_file import Cell, Comparison, StudentConfidence
 from prompt_distillation.evaluation.costs import QueryCost, cost_by_time, cost_of_cascade, reckon
 from prompt_distillation.evaluation.latency import Latency
@@ -50,7 +51,7 @@ def make_result(language_task: Task) -> MakeResult:
             for i in range(total)
         ]
         teacher = {
-            normalise(item.text): TeacherRecord(answer="fr" if i in teacher_wrong else item.gold)
+            input_key(item.text): TeacherRecord(answer="fr" if i in teacher_wrong else item.gold)
             for i, item in enumerate(inputs)
         }
         training = TrainingData(

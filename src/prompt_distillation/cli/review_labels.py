@@ -10,6 +10,7 @@ from typing import Any, Literal
 from prompt_distillation.cli.options import parse_options
 from prompt_distillation.config import Settings, option
 from prompt_distillation.data.files import dump_json, read_jsonl, sibling
+from prompt_distillation.data.splits import input_key
 from prompt_distillation.data.text import safe_for_terminal
 from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
 from prompt_distillation.tasks import Task, load_task
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int | None:
     config = parse_options(ReviewConfig, argv, description=DESCRIPTION)
     if not config.list and not sys.stdin.isatty():
         raise ConfigError("there is no terminal to decide in; pass --list to print the disputes")
-    from prompt_distillation.labelling.disputes import Doubt, conversation_key, find_disputes
+    from prompt_distillation.labelling.disputes import Doubt, find_disputes
 
     task = load_task(config.task)
     records = sibling(config.dataset, "records")
@@ -48,11 +49,11 @@ def main(argv: Sequence[str]) -> int | None:
         raise InputError(f"no records at {records}; --dataset must be one create_data.py wrote")
     corrections = sibling(config.dataset, "corrections")
     earlier = read_jsonl(corrections) if corrections.exists() else ()
-    decided = {conversation_key(row) for _, row in earlier}
+    decided = {_key(row) for _, row in earlier}
     doubts = [Doubt(kind) for kind in (KINDS if config.show == "all" else (config.show,))]
     shown = written = 0
     for dispute in find_disputes(records, doubts):
-        if conversation_key(dispute.record) in decided:
+        if _key(dispute.record) in decided:
             continue
         shown += 1
         _print(dispute.record, f"{dispute.doubt}: {dispute.evidence}", number=shown)
@@ -71,6 +72,10 @@ def main(argv: Sequence[str]) -> int | None:
             "--overwrite, with its other flags as before"
         )
     return None
+
+
+def _key(row: dict[str, Any]) -> bytes:
+    return input_key(str(row.get("text")), row.get("history") or ())
 
 
 def _say(text: str) -> None:

@@ -5,17 +5,15 @@ file both stand beside it, in ``NAME.gold.jsonl``: one object a line, ``{"label"
 "block-001"}``, in the order of the lines. A split never cuts a group.
 """
 
-import functools
-import hashlib
 import logging
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prompt_distillation.data.files import read_jsonl, read_lines
+from prompt_distillation.data.splits import group_of_text
 from prompt_distillation.data.tables import csv_rows, dataset_rows, parquet_rows
 from prompt_distillation.errors import InputError
 from prompt_distillation.tasks import ChatMessage, Task
@@ -57,33 +55,6 @@ class Columns:
     text: str = "text"
     gold: str = "label"
     group: str = "group"
-
-
-# An input's group, shard and key each ask for it, one after the other.
-@functools.lru_cache(maxsize=8)
-def normalise(text: str) -> str:
-    """Fold what does not make two inputs different: compatibility forms, case, white space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def group_of_text(text: str) -> str:
-    """The group of an input that has none: near-identical texts share it."""
-    return hashlib.sha256(normalise(text).encode()).hexdigest()[:16]
-
-
-def is_held_out(group: str, *, share: float, seed: int) -> bool:
-    """Whether a group is kept out of training: by a hash, so that shards and reruns agree."""
-    return _unit_hash(f"{seed}:{group}") < share
-
-
-def shard_of(text: str, *, num_shards: int) -> int:
-    """The shard of an input: by its normalised text, so that duplicates meet in one shard."""
-    return int(_unit_hash(f"shard:{normalise(text)}") * num_shards)
-
-
-def _unit_hash(key: str) -> float:
-    """A number in [0, 1) that depends on ``key`` only."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
 
 
 def read_inputs(path: Path, *, columns: Columns | None = None) -> Iterator[Input]:

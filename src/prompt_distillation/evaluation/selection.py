@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from prompt_distillation.data.inputs import Input, is_held_out
+from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.splits import input_key, is_held_out
 from prompt_distillation.errors import InputError
 from prompt_distillation.evaluation.schema import Overlap, TruthKind
 from prompt_distillation.evaluation.training_data import (
     TeacherRecord,
     TrainingData,
-    conversation_key,
     training_groups,
 )
 
@@ -100,7 +100,7 @@ def _of_split(inputs: Iterable[Input], training: TrainingData, split: Split) -> 
 
 
 def _join(item: Input, training: TrainingData, truth: TruthKind) -> TestItem:
-    key = conversation_key(item)
+    key = input_key(item.text, item.history)
     teacher = training.teacher.get(key)
     return TestItem(
         input=item,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.data.files import read_json, read_jsonl, sibling
-from prompt_distillation.data.inputs import Input, normalise, read_inputs
+from prompt_distillation.data.inputs import Input, read_inputs
+from prompt_distillation.data.splits import input_key
 from prompt_distillation.errors import InputError
 
 DEFAULT_HELD_OUT_SHARE = 0.1
@@ -38,24 +39,19 @@ class TrainingData:
         path: the dataset.
         present: whether it is there; without it, overlap cannot be checked.
         rows: how many chat rows it has.
-        keys: `conversation_key` of each training row.
+        keys: `input_key` of each training row.
         groups: groups of which a member was trained on, where the records tell.
-        teacher: `conversation_key` -> what the teacher said, held-out inputs included.
+        teacher: `input_key` -> what the teacher said, held-out inputs included.
     """
 
     path: Path
     present: bool
     rows: int
-    keys: frozenset[str]
+    keys: frozenset[bytes]
     groups: frozenset[str]
     held_out_share: float
     held_out_seed: int
-    teacher: Mapping[str, TeacherRecord]
-
-
-def conversation_key(item: Input) -> str:
-    """What makes two inputs the same: the user's text, after the turns before it, folded."""
-    return normalise("\n".join([*(turn["content"] for turn in item.history), item.text]))
+    teacher: Mapping[bytes, TeacherRecord]
 
 
 def read_training_data(path: Path) -> TrainingData:
@@ -70,7 +66,10 @@ def read_training_data(path: Path) -> TrainingData:
     present = path.is_file()
     rows = list(read_inputs(path)) if present else []
     held_rows = list(read_inputs(heldout)) if _has_content(heldout) else []
-    teacher = {conversation_key(row): TeacherRecord(answer=row.gold) for row in (*rows, *held_rows)}
+    teacher = {
+        input_key(row.text, row.history): TeacherRecord(answer=row.gold)
+        for row in (*rows, *held_rows)
+    }
     groups: frozenset[str] = frozenset()
     if _has_content(records):
         recorded, groups = _read_records(records)
@@ -79,7 +78,7 @@ def read_training_data(path: Path) -> TrainingData:
         path=path,
         present=present,
         rows=len(rows),
-        keys=frozenset(map(conversation_key, rows)),
+        keys=frozenset(input_key(row.text, row.history) for row in rows),
         groups=groups,
         held_out_share=share,
         held_out_seed=seed,
@@ -89,7 +88,9 @@ def read_training_data(path: Path) -> TrainingData:
 
 def training_groups(training: TrainingData, inputs: Iterable[Input]) -> frozenset[str]:
     """Groups of which a member was trained on, as the records or the test file itself tell."""
-    of_test_file = {item.group for item in inputs if conversation_key(item) in training.keys}
+    of_test_file = {
+        item.group for item in inputs if input_key(item.text, item.history) in training.keys
+    }
     return training.groups | of_test_file
 
 
@@ -111,9 +112,9 @@ def _read_held_out_rule(manifest: Path) -> tuple[float, int]:
         ) from error
 
 
-def _read_records(path: Path) -> tuple[dict[str, TeacherRecord], frozenset[str]]:
+def _read_records(path: Path) -> tuple[dict[bytes, TeacherRecord], frozenset[str]]:
     """The teacher's answers by conversation, and the groups that were trained on."""
-    teacher: dict[str, TeacherRecord] = {}
+    teacher: dict[bytes, TeacherRecord] = {}
     groups = set()
     for number, row in read_jsonl(path):
         try:
@@ -123,7 +124,7 @@ def _read_records(path: Path) -> tuple[dict[str, TeacherRecord], frozenset[str]]
                 group=row["group"],
                 history=tuple(row["history"]),
             )
-            teacher[conversation_key(item)] = TeacherRecord(
+            teacher[input_key(item.text, item.history)] = TeacherRecord(
                 answer=row["teacher_answer"],  # not `answer`, which a person may have corrected
                 prompt_tokens=row["prompt_tokens"],
                 completion_tokens=row["completion_tokens"],

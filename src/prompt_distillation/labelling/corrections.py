@@ -10,9 +10,9 @@ from pathlib import Path
 
 from prompt_distillation.data.files import read_jsonl
 from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.splits import Duplicates
 from prompt_distillation.errors import InputError
 from prompt_distillation.labelling.keys import ContentKeys
-from prompt_distillation.labelling.label_config import Duplicates
 from prompt_distillation.tasks import ChatMessage, Task
 
 

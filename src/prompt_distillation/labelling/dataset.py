@@ -10,7 +10,8 @@ import orjson
 
 from prompt_distillation.data.dataset_files import DatasetPaths
 from prompt_distillation.data.files import atomic_writer, write_json
-from prompt_distillation.data.inputs import Input, is_held_out, shard_of
+from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.splits import is_held_out, shard_of
 from prompt_distillation.errors import InputError
 from prompt_distillation.labelling.attempts import Attempt
 from prompt_distillation.labelling.corrections import Corrections

@@ -1,15 +1,14 @@
 """Labels that something speaks against, found in a dataset's records."""
 
-import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from prompt_distillation.data.files import read_jsonl
-from prompt_distillation.data.inputs import normalise
+from prompt_distillation.data.splits import input_key, normalise
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +49,13 @@ def find_disputes(records_path: Path, doubts: Iterable[Doubt]) -> Iterator[Dispu
     Raises:
         InputError: there are no records.
     """
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     for doubt in doubts:
         for dispute in _disputes_by(doubt, records_path):
-            key = conversation_key(dispute.record)
+            key = input_key(dispute.record["text"], dispute.record.get("history") or ())
             if key not in seen:
                 seen.add(key)
                 yield dispute
-
-
-def conversation_key(row: Mapping[str, Any]) -> str:
-    """What a record, or a correction, is about: equal for an input and its duplicates."""
-    return json.dumps([row.get("history") or [], normalise(str(row.get("text")))])
 
 
 def _disputes_by(doubt: Doubt, records_path: Path) -> Iterator[Dispute]:

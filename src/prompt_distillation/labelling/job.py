@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass, field
 
 from prompt_distillation.data.dataset_files import DatasetPaths, Shard
+from prompt_distillation.data.splits import Duplicates
 from prompt_distillation.labelling.corrections import Corrections
 from prompt_distillation.labelling.counts import Counts
 from prompt_distillation.labelling.keys import ContentKeys, Teacher, digest_of
-from prompt_distillation.labelling.label_config import Duplicates
 from prompt_distillation.labelling.sources import Census, Source
 from prompt_distillation.labelling.votes import Ballots, Policy
 from prompt_distillation.provenance import model_fingerprint, provenance

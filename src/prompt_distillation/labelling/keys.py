@@ -10,13 +10,10 @@ from dataclasses import dataclass
 
 import orjson
 
-from prompt_distillation.data.inputs import Input, normalise
-from prompt_distillation.labelling.label_config import Duplicates
+from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.splits import Duplicates, input_key
 from prompt_distillation.provenance import model_fingerprint
 from prompt_distillation.tasks import Task
-
-KEY_BYTES = 16
-"""128 bits: two of a billion inputs share a key with a chance of 2e-21."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +71,14 @@ class ContentKeys:
     """
 
     def __init__(self, identity_digest: str, *, duplicates: Duplicates = "normalised") -> None:
-        self._start = hashlib.sha256(identity_digest.encode())
-        self._fold = duplicates == "normalised"
+        self._settings = identity_digest
+        self._duplicates: Duplicates = duplicates
 
     def of(self, item: Input) -> bytes:
-        """The key of ``item``, `KEY_BYTES` long."""
-        digest = self._start.copy()
-        if item.history:
-            digest.update(orjson.dumps(item.history))
-        # A NUL cannot be mistaken for part of a history, which is JSON.
-        digest.update(b"\0")
-        digest.update((normalise(item.text) if self._fold else item.text).encode())
-        return digest.digest()[:KEY_BYTES]
+        """The key of ``item``."""
+        return input_key(
+            item.text, item.history, duplicates=self._duplicates, settings=self._settings
+        )
 
 
 def request_seed(seed: int, key: bytes, *, vote: int, attempt: int) -> int:

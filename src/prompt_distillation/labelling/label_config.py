@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from prompt_distillation.config import (
     EngineConfig,
@@ -13,11 +12,10 @@ from prompt_distillation.config import (
     block,
     option,
 )
+from prompt_distillation.data.splits import Duplicates
 from prompt_distillation.errors import ConfigError
 
 DEFAULT_TEACHER = "Qwen/Qwen3-30B-A3B-Thinking-2507"
-
-Duplicates = Literal["normalised", "exact"]
 
 
 @dataclass(frozen=True, kw_only=True)

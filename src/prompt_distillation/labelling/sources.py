@@ -12,8 +12,8 @@ from prompt_distillation.data.inputs import (
     Input,
     check_gold,
     read_inputs,
-    shard_of,
 )
+from prompt_distillation.data.splits import shard_of
 from prompt_distillation.tasks import Task
 
 
