@@ -13,10 +13,11 @@ from prompt_distillation.data.files import (
     read_jsonl,
     read_lines,
     refuse_to_overwrite,
+    refuse_unsafe_outputs,
     write_json,
     write_jsonl,
 )
-from prompt_distillation.errors import InputError, OutputExistsError, OutputWriteError
+from prompt_distillation.errors import ConfigError, InputError, OutputExistsError, OutputWriteError
 
 
 def files_in(folder):
@@ -104,6 +105,56 @@ def test_refuse_to_overwrite(tmp_path):
     refuse_to_overwrite([absent, there], overwrite=True)
     with pytest.raises(OutputExistsError, match=r"there already exists; pass --overwrite"):
         refuse_to_overwrite([absent, there], overwrite=False)
+
+
+def overlapping(folder):
+    """Pairs of an output and an input that are the same place, or one inside the other."""
+    (folder / "models" / "mine").mkdir(parents=True)
+    (folder / "models" / "mine" / "adapter.bin").write_text("paid for")
+    (folder / "rows.jsonl").write_text("rows")
+    (folder / "link.jsonl").symlink_to("rows.jsonl")
+    (folder / "hard.jsonl").hardlink_to(folder / "rows.jsonl")
+    (folder / "away").symlink_to("models")
+    return [
+        ("rows.jsonl", "rows.jsonl"),
+        ("rows.jsonl", "link.jsonl"),
+        ("link.jsonl", "rows.jsonl"),
+        ("hard.jsonl", "rows.jsonl"),
+        ("models/../rows.jsonl", "rows.jsonl"),
+        ("models", "models/mine"),
+        ("away", "models/mine"),
+        ("models/mine/new", "models/mine"),
+        (".", "rows.jsonl"),
+    ]
+
+
+@pytest.mark.parametrize("pair", range(9))
+def test_an_output_that_would_destroy_an_input_is_refused(tmp_path, monkeypatch, pair):
+    monkeypatch.chdir(tmp_path)
+    output, source = overlapping(tmp_path)[pair]
+    with pytest.raises(ConfigError, match="would destroy"):
+        refuse_unsafe_outputs([Path(output)], [Path(source)], is_ours=lambda _: True)
+
+
+def test_only_what_is_ours_may_be_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    absent, source = tmp_path / "absent", tmp_path / "in.txt"
+    free = [absent, tmp_path / "folder", tmp_path / "empty", tmp_path / "link"]
+    refuse_unsafe_outputs(free, [source], is_ours=lambda _: False)
+    for taken in (tmp_path, tmp_path / "notes.txt"):
+        refuse_unsafe_outputs([taken], [], is_ours=lambda _: True)
+        with pytest.raises(OutputExistsError, match="with or without --overwrite"):
+            refuse_unsafe_outputs([taken], [], is_ours=lambda _: False)
+
+
+def test_links_in_a_circle_are_told(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(ConfigError, match="cannot use"):
+        refuse_unsafe_outputs([tmp_path / "a"], [tmp_path / "c"], is_ours=lambda _: True)
 
 
 def test_only_line_feeds_end_lines(tmp_path):

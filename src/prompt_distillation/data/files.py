@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from prompt_distillation.errors import (
+    ConfigError,
     InputError,
     OutputExistsError,
     OutputWriteError,
@@ -45,6 +46,56 @@ def refuse_to_overwrite(paths: Iterable[Path], *, overwrite: bool) -> None:
             raise OutputExistsError(
                 f"{path} already exists; pass --overwrite to replace it, or choose another output"
             )
+
+
+def refuse_unsafe_outputs(
+    outputs: Iterable[Path], inputs: Iterable[Path], *, is_ours: Callable[[Path], bool]
+) -> None:
+    """See that writing ``outputs`` destroys nothing; call it before anything is started.
+
+    Being asked to overwrite changes nothing here: that is for what an earlier run wrote.
+
+    Args:
+        outputs: every file and folder that will be written or replaced.
+        inputs: every file and folder that is read.
+        is_ours: whether an output that is there was written by this command. It is asked only
+            about files and folders that are not empty.
+
+    Raises:
+        ConfigError: an output is an input, contains one or lies inside one, through links too.
+        OutputExistsError: an output is there and is not ours.
+    """
+    inputs = list(inputs)
+    for output in outputs:
+        try:
+            source = next((path for path in inputs if _overlap(output, path)), None)
+            taken = source is None and _has_content(output)
+        except (OSError, RuntimeError) as error:  # no permission; RuntimeError: links in a circle
+            raise ConfigError(f"cannot use {output} as an output: {error}") from error
+        if source is not None:
+            raise ConfigError(
+                f"{output} would be written, and {source} is read: writing one would destroy the "
+                "other; choose another output"
+            )
+        if taken and not is_ours(output):
+            raise OutputExistsError(
+                f"{output} is there already and was not written by this command, so it is not "
+                "replaced, with or without --overwrite; move it away or choose another output"
+            )
+
+
+def _overlap(output: Path, source: Path) -> bool:
+    """Whether one of two paths is the other, or contains it."""
+    if output.exists() and source.exists() and output.samefile(source):
+        return True  # a hard link
+    output, source = output.resolve(), source.resolve()
+    return output.is_relative_to(source) or source.is_relative_to(output)
+
+
+def _has_content(path: Path) -> bool:
+    if path.is_dir():
+        return any(path.iterdir())
+    return path.exists() and (not path.is_file() or path.stat().st_size > 0)
 
 
 @contextmanager

@@ -52,8 +52,8 @@ def _lock(descriptor: int, kind: int, path: Path) -> None:
         raise OutputBusyError(_busy(path)) from error
     except OSError as error:  # Lustre, mounted without -o flock, answers ENOSYS
         raise OutputWriteError(
-            f"cannot lock {path}: {error.strerror}; put --output_file on a file system with locks "
-            "(a local disk; Lustre mounted with -o flock)"
+            f"cannot lock {path}: {error.strerror}; choose an output on a file system with locks "
+            "(a local disk, or Lustre mounted with -o flock)"
         ) from error
 
 
@@ -79,4 +79,4 @@ def _busy(path: Path) -> str:
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError):
         who = "another process"  # it has the lock and has not yet written its name
-    return f"{path} is held by {who}; wait for it to end, stop it, or choose another --output_file"
+    return f"{path} is held by {who}; wait for it to end, stop it, or choose another output"

@@ -1,9 +1,27 @@
-"""Inputs are hostile: text made fit for a terminal before it is shown."""
+"""Text from outside: made fit for files where it enters, and for a terminal where it is shown."""
 
+import re
 import unicodedata
 
 KEPT = {"\u200c", "\u200d"}
 """Joiners that Persian, Indic scripts and emoji need; they move nothing."""
+
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> tuple[str, bool]:
+    r"""Text that UTF-8 can hold, and whether it had to be changed.
+
+    JSON can escape half of a character (a lone surrogate). Neither a file nor a tokenizer can hold
+    it: each becomes U+FFFD, the replacement character.
+
+    >>> encodable("half \ud83d an emoji")
+    ('half � an emoji', True)
+    """
+    if text.isascii() or not _LONE_SURROGATE.search(text):
+        return text, False
+    return _LONE_SURROGATE.sub("\ufffd", text), True
 
 
 def safe_for_terminal(text: str) -> str:
