@@ -18,8 +18,13 @@ name; the code is in ``src/prompt_distillation/training``.
 
 import sys
 
-from prompt_distillation.cli.running import run_command
-from prompt_distillation.cli.train import main
-
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:], goes_on=True))
+    try:
+        from prompt_distillation.cli.main import run_script
+    except ModuleNotFoundError as error:
+        sys.stderr.write(
+            f"error: {error.name} is not installed for {sys.executable}; run `bash "
+            "scripts/install.sh`, then `source .venv/bin/activate`\n"
+        )
+        sys.exit(2)
+    sys.exit(run_script("train"))

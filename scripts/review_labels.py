@@ -9,8 +9,13 @@
 
 import sys
 
-from prompt_distillation.cli.review_labels import main
-from prompt_distillation.cli.running import run_command
-
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    try:
+        from prompt_distillation.cli.main import run_script
+    except ModuleNotFoundError as error:
+        sys.stderr.write(
+            f"error: {error.name} is not installed for {sys.executable}; run `bash "
+            "scripts/install.sh`, then `source .venv/bin/activate`\n"
+        )
+        sys.exit(2)
+    sys.exit(run_script("review-labels"))

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "training": GROUND | {"engines", "machine"},
     "evaluation": GROUND | {"engines"},
     "report": GROUND | {"evaluation"},
+    "student": GROUND | {"engines"},
     "cli": GROUND | STEPS | {"engines", "machine", "yaml_files"},
     "__main__": {"cli"},
 }

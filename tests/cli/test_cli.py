@@ -118,3 +118,15 @@ def test_the_root_scripts_are_the_same_commands(script):
     assert done.stdout.startswith(f"usage: {script} ")
     theirs = set(re.findall(r"--[a-z_]+", done.stdout))
     assert theirs == set(re.findall(r"--[a-z_]+", run_cli(SCRIPTS[script], "--help").stdout))
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "scripts/compare.py"])
+def test_without_the_environment_a_script_says_how_to_get_it(script):
+    # -S: as a Python that has none of the packages.
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: prompt_distillation is not installed for ")
+    assert "source .venv/bin/activate" in done.stderr
+    assert done.stderr.count("\n") == 1

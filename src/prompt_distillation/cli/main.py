@@ -13,6 +13,7 @@ COMMANDS = {
     "train": ("train", "fine-tune the student on the labels"),
     "evaluate": ("evaluate", "measure a model on held-out inputs"),
     "compare": ("compare", "measure teacher and student side by side, and what it saves"),
+    "review-labels": ("review_labels", "go through doubtful labels in the terminal"),
     "report": ("report", "show what was measured: an HTML page, pictures, W&B, a model card"),
     "doctor": ("doctor", "say what this machine has and which recipe fits"),
 }
@@ -33,14 +34,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         sys.stderr.write(f"error: unknown command {name!r}; known are {', '.join(COMMANDS)}\n")
         sys.exit(USER_ERROR)
+    sys.argv[0] = f"prompt-distillation {name}"
+    sys.exit(_run(name, rest))
+
+
+def run_script(name: str) -> int:
+    """Run a command for a script of the checkout, with the script's arguments; its exit code."""
+    return _run(name, sys.argv[1:])
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
     # Imported only now: each command brings its own libraries, and --help must answer at once.
     module = importlib.import_module(f"prompt_distillation.cli.{COMMANDS[name][0]}")
-    sys.argv[0] = f"prompt-distillation {name}"
-    sys.exit(run_command(module.main, rest, goes_on=name in GO_ON))
+    return run_command(module.main, arguments, goes_on=name in GO_ON)
 
 
 def _usage() -> str:
-    lines = [f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<15}{text}" for name, (_, text) in COMMANDS.items()]
     return (
         "usage: prompt-distillation COMMAND [--help] [flags]   (or --version)\n\n"
         "Distil a thinking model under a long prompt into a non-thinking model with no prompt.\n\n"
