@@ -15,9 +15,9 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from prompt_distillation.data.inputs import Input, read_inputs
+from prompt_distillation.data.results import Result
 from prompt_distillation.evaluation.predicting import prediction_of
 from prompt_distillation.evaluation.running import Subject, build_result
-from prompt_distillation.evaluation.schema import Result
 from prompt_distillation.evaluation.selection import select
 from prompt_distillation.evaluation.training_data import read_training_data
 from prompt_distillation.report.page import PageParts, build_page

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from prompt_distillation.cli.running import run_command
+from prompt_distillation.data.result_files import read_result
+from prompt_distillation.data.results import Result
 from prompt_distillation.errors import ConfigError, InputError
-from prompt_distillation.evaluation.result_file import read_result
-from prompt_distillation.evaluation.schema import Result
 
 HEADINGS = ("", "accuracy", "95 % interval", "n", "tokens in", "tokens out", "s / query")
 

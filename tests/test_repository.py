@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "labelling": GROUND | {"engines"},
     "training": GROUND | {"engines", "machine"},
     "evaluation": GROUND | {"engines"},
-    "report": GROUND | {"evaluation"},
+    "report": GROUND,
     "student": GROUND | {"engines"},
     "cli": GROUND | STEPS | {"engines", "machine", "yaml_files"},
     "__main__": {"cli"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prompt_distillation.evaluation.comparison_file import read_comparison
+from prompt_distillation.data.result_files import read_comparison
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from prompt_distillation.data.inputs import Input
-from prompt_distillation.evaluation.schema import Prediction
+from prompt_distillation.data.results import Prediction
 from prompt_distillation.evaluation.selection import TestItem
 from prompt_distillation.evaluation.training_data import TeacherRecord
 from prompt_distillation.tasks import Task, load_task

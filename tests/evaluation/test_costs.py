@@ -1,13 +1,8 @@
 import pytest
 
+from prompt_distillation.data.comparison import QueryCost
 from prompt_distillation.errors import ConfigError
-from prompt_distillation.evaluation.costs import (
-    QueryCost,
-    TokenPrices,
-    cost_by_time,
-    cost_by_tokens,
-    reckon,
-)
+from prompt_distillation.evaluation.costs import TokenPrices, cost_by_time, cost_by_tokens, reckon
 
 
 def test_a_million_queries_by_tokens() -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.results import GateVerdict, Result
 from prompt_distillation.errors import ConfigError, InputError
 from prompt_distillation.evaluation.gate import GateRules, check_gate
 from prompt_distillation.evaluation.running import Subject, build_result
-from prompt_distillation.evaluation.schema import GateVerdict, Result
 from prompt_distillation.evaluation.selection import select
 from prompt_distillation.evaluation.training_data import read_training_data
 

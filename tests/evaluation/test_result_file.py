@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.result_files import check_output, read_result, write_result
+from prompt_distillation.data.results import Result
 from prompt_distillation.errors import ConfigError, InputError
-from prompt_distillation.evaluation.result_file import check_output, read_result, write_result
 from prompt_distillation.evaluation.running import Subject, build_result
-from prompt_distillation.evaluation.schema import Result
 from prompt_distillation.evaluation.selection import select
 from prompt_distillation.evaluation.training_data import read_training_data
 

@@ -4,14 +4,19 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.data.comparison import (
+    Cell,
+    Comparison,
+    Latency,
+    QueryCost,
+    StudentConfidence,
+)
 from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.results import Result
 from prompt_distillation.data.splits import input_key
-from prompt_distillation.evaluation.comparison_file import Cell, Comparison, StudentConfidence
-from prompt_distillation.evaluation.costs import QueryCost, cost_by_time, cost_of_cascade, reckon
-from prompt_distillation.evaluation.latency import Latency
+from prompt_distillation.evaluation.costs import cost_by_time, cost_of_cascade, reckon
 from prompt_distillation.evaluation.predicting import prediction_of
 from prompt_distillation.evaluation.running import Subject, build_result
-from prompt_distillation.evaluation.schema import Result
 from prompt_distillation.evaluation.scoring import usage
 from prompt_distillation.evaluation.selection import select
 from prompt_distillation.evaluation.training_data import TeacherRecord, TrainingData

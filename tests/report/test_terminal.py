@@ -2,8 +2,8 @@ import io
 
 from rich.console import Console
 
+from prompt_distillation.data.results import Prediction
 from prompt_distillation.data.text import safe_for_terminal, shorten
-from prompt_distillation.evaluation.schema import Prediction
 from prompt_distillation.evaluation.scoring import confusion_matrix
 from prompt_distillation.report.terminal import Stream, money, print_confusion_matrix
 

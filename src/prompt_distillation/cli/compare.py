@@ -17,10 +17,10 @@ from prompt_distillation.provenance import provenance
 from prompt_distillation.tasks import Task, load_task
 
 if TYPE_CHECKING:  # what these import takes longer than --help may
+    from prompt_distillation.data.comparison import Cell, Comparison
+    from prompt_distillation.data.results import PairedTest, Result
     from prompt_distillation.engines import EngineOptions
     from prompt_distillation.evaluation.comparison import CellPlan, CellRun, ScoredRun
-    from prompt_distillation.evaluation.comparison_file import Cell, Comparison
-    from prompt_distillation.evaluation.schema import PairedTest, Result
     from prompt_distillation.evaluation.selection import Selection
 
 DESCRIPTION = """Measure teacher and student side by side: accuracy, tokens, latency, cost.
@@ -47,9 +47,9 @@ def main(argv: Sequence[str]) -> int | None:
     """Compare as ``argv`` says: print the tables, write results, tables and plots."""
     config = parse_options(CompareConfig, argv, description=DESCRIPTION)
     # Imported only now: scientific libraries take longer than --help may.
+    from prompt_distillation.data.comparison import COMPARISON_FILE
+    from prompt_distillation.data.result_files import write_comparison, write_result
     from prompt_distillation.evaluation.comparison import LatencyPlan, result_path, run_cells
-    from prompt_distillation.evaluation.comparison_file import COMPARISON_FILE, write_comparison
-    from prompt_distillation.evaluation.result_file import write_result
     from prompt_distillation.report.comparison_table import comparison_markdown
     from prompt_distillation.report.terminal import make_console, print_lines
 
@@ -230,11 +230,8 @@ def _student_against_teacher(results: "dict[str, Result]") -> "PairedTest | None
 def _comparison(
     config: CompareConfig, runs: "list[CellRun]", results: "dict[str, Result]", task: Task
 ) -> "Comparison":
-    from prompt_distillation.evaluation.comparison_file import (
-        Comparison,
-        make_cell,
-        student_confidence,
-    )
+    from prompt_distillation.data.comparison import Comparison
+    from prompt_distillation.evaluation.comparison import make_cell, student_confidence
 
     cells: tuple[Cell, ...] = tuple(
         make_cell(run, results[run.plan.key], query_cost(config, run)) for run in runs

@@ -10,9 +10,8 @@ from prompt_distillation.errors import InputError
 from prompt_distillation.evaluation.compare_config import CompareConfig
 
 if TYPE_CHECKING:  # what these import takes longer than --help may
+    from prompt_distillation.data.comparison import Bill, Cell, QueryCost
     from prompt_distillation.evaluation.comparison import CellRun
-    from prompt_distillation.evaluation.comparison_file import Cell
-    from prompt_distillation.evaluation.costs import Bill, QueryCost
 
 logger = logging.getLogger(__name__)
 

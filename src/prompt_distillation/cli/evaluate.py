@@ -18,8 +18,8 @@ from prompt_distillation.tasks import Task, load_task
 if TYPE_CHECKING:  # what these import takes longer than --help may
     from rich.console import Console
 
+    from prompt_distillation.data.results import Prediction, Result, Usage
     from prompt_distillation.evaluation.predicting import Asking
-    from prompt_distillation.evaluation.schema import Prediction, Result, Usage
     from prompt_distillation.evaluation.selection import Selection
     from prompt_distillation.report.terminal import Stream
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int | None:
     """Evaluate as ``argv`` says: print a line per input, then the tables; write the result."""
     config = parse_options(EvaluateConfig, argv, description=DESCRIPTION)
     # Imported only now: scientific libraries take longer than --help may.
-    from prompt_distillation.evaluation.result_file import check_output, write_result
+    from prompt_distillation.data.result_files import check_output, write_result
     from prompt_distillation.report.terminal import make_console, print_result
 
     check_output(config.output_file)
@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> int | None:
 
 def evaluate(config: EvaluateConfig, console: "Console") -> "Result":
     """Evaluate as ``config`` says, with a line per input on ``console``; writes nothing."""
+    from prompt_distillation.data.result_files import read_result
     from prompt_distillation.evaluation.gate import GateRules, check_gate
-    from prompt_distillation.evaluation.result_file import read_result
 
     task = load_task(config.test.task)
     if task.kind == "generation" and config.decoding != "free":

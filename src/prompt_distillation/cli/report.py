@@ -12,8 +12,8 @@ from prompt_distillation.data.files import atomic_writer, refuse_to_overwrite
 from prompt_distillation.errors import ConfigError, InputError
 
 if TYPE_CHECKING:  # what these import takes longer than --help may
-    from prompt_distillation.evaluation.comparison_file import Comparison
-    from prompt_distillation.evaluation.schema import Result
+    from prompt_distillation.data.comparison import Comparison
+    from prompt_distillation.data.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +83,8 @@ def main(argv: Sequence[str]) -> int | None:
 
 def _read(config: ReportConfig) -> "tuple[dict[str, Result], Comparison | None]":
     """Title -> evaluation, and the comparison that they belong to."""
-    from prompt_distillation.evaluation.comparison_file import COMPARISON_FILE, read_comparison
-    from prompt_distillation.evaluation.result_file import read_result
+    from prompt_distillation.data.comparison import COMPARISON_FILE
+    from prompt_distillation.data.result_files import read_comparison, read_result
 
     if config.comparison_dir is None:
         result = read_result(config.result_file)
@@ -109,7 +109,7 @@ def _read(config: ReportConfig) -> "tuple[dict[str, Result], Comparison | None]"
 
 def _scored(config: ReportConfig, comparison: "Comparison | None") -> "Result | None":
     """The evaluation of the student's scored labels, where a comparison has one."""
-    from prompt_distillation.evaluation.result_file import read_result
+    from prompt_distillation.data.result_files import read_result
 
     if config.comparison_dir is None or comparison is None or comparison.confidence is None:
         return None

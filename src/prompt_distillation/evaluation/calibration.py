@@ -5,14 +5,14 @@ from itertools import groupby
 from operator import itemgetter
 
 from prompt_distillation.data.intervals import wilson_interval
-from prompt_distillation.evaluation.cascade import cascade, trials
-from prompt_distillation.evaluation.confidence import (
+from prompt_distillation.data.results import (
     Calibration,
     Confidence,
     CoveragePoint,
+    Prediction,
     ReliabilityBin,
 )
-from prompt_distillation.evaluation.schema import Prediction
+from prompt_distillation.evaluation.cascade import cascade, trials
 
 BINS = 10
 

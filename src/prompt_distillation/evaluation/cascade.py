@@ -7,8 +7,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from prompt_distillation.data.intervals import wilson_interval
-from prompt_distillation.evaluation.confidence import Cascade, CascadeCheck, CascadePoint
-from prompt_distillation.evaluation.schema import Prediction
+from prompt_distillation.data.results import Cascade, CascadeCheck, CascadePoint, Prediction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,17 +6,26 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
+from prompt_distillation.data.comparison import (
+    STUDENT_KEY,
+    TEACHER_KEY,
+    Cell,
+    Latency,
+    QueryCost,
+    StudentConfidence,
+)
+from prompt_distillation.data.results import Prediction, Result, Usage
 from prompt_distillation.engines import Engine, EngineKind, EngineOptions, open_engine
 from prompt_distillation.engines.scoring import make_label_scorer
 from prompt_distillation.errors import EngineError
-from prompt_distillation.evaluation.latency import Latency, measure_latency
+from prompt_distillation.evaluation.costs import cost_of_cascade
+from prompt_distillation.evaluation.latency import measure_latency
 from prompt_distillation.evaluation.predicting import (
     Asking,
     predict,
     predict_by_score,
     request_for,
 )
-from prompt_distillation.evaluation.schema import Prediction, Usage
 from prompt_distillation.evaluation.scoring import usage
 from prompt_distillation.evaluation.selection import Selection
 from prompt_distillation.tasks import RejectReason, Task
@@ -171,6 +180,54 @@ async def _score(engine: Engine, plan: CellPlan, selection: Selection, *, task: 
 async def _all(answers: AsyncGenerator[Prediction, None]) -> tuple[Prediction, ...]:
     async with aclosing(answers):
         return tuple([prediction async for prediction in answers])
+
+
+def make_cell(run: CellRun, result: Result, cost: QueryCost | None) -> Cell:
+    """Put together what one cell showed."""
+    count = len(run.predictions)
+    return Cell(
+        key=run.plan.key,
+        title=run.plan.title,
+        model=result.base_model,
+        adapter=result.adapter,
+        with_prompt=run.plan.asking.with_prompt,
+        thinking=run.plan.asking.thinking,
+        result_file=f"{run.plan.key}.json",
+        n=result.summary.evaluated,
+        accuracy=result.summary.accuracy,
+        interval=result.summary.accuracy_interval,
+        macro_f1=result.summary.macro_f1,
+        parse_rate=result.summary.parse_rate,
+        prompt_tokens_per_query=run.used.prompt_tokens_per_query,
+        cached_tokens_per_query=(run.used.cached_tokens or 0) / count,
+        completion_tokens_per_query=run.used.completion_tokens_per_query,
+        queries_per_second=run.used.queries_per_second,
+        alone=run.alone,
+        loaded=run.loaded,
+        cost=cost,
+    )
+
+
+def student_confidence(run: CellRun, result: Result, cells: Sequence[Cell]) -> StudentConfidence:
+    """Put together what the student's scored labels showed.
+
+    Args:
+        run: the student's cell; its labels were scored.
+        result: the evaluation of the scored labels.
+        cells: for their costs.
+    """
+    assert run.scored is not None
+    pairs = list(zip(run.predictions, run.scored.predictions, strict=True))
+    costs = {cell.key: cell.cost for cell in cells}
+    cascade = result.confidence.cascade if result.confidence else None
+    share = cascade.student_share if cascade else None
+    return StudentConfidence(
+        result_file=f"{run.plan.key}_scored.json",
+        same_answers=sum(one.predicted == two.predicted for one, two in pairs) / len(pairs),
+        queries_per_second=run.scored.used.queries_per_second,
+        shown=result.confidence,
+        cascade_cost=cost_of_cascade(costs.get(TEACHER_KEY), costs.get(STUDENT_KEY), share),
+    )
 
 
 def result_path(output_dir: Path, key: str) -> Path:

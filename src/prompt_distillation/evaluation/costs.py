@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from prompt_distillation.data.comparison import Bill, MonthlySaving, QueryCost
 from prompt_distillation.errors import ConfigError
 
 MONTHLY_QUERIES = (10_000, 100_000, 1_000_000)
@@ -21,51 +22,6 @@ class TokenPrices:
     prompt: float
     completion: float
     cached_prompt: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QueryCost:
-    """What one way of asking costs.
-
-    Attributes:
-        basis: how it was reckoned: by tokens, or by the machine's time at full load.
-    """
-
-    per_million_queries: float
-    basis: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MonthlySaving:
-    """What distillation saves at a load.
-
-    Attributes:
-        return_on_training: a year's saving over the cost of the training; None if that was free.
-        payback_days: until the training has paid for itself; None if it never does.
-    """
-
-    queries_per_month: int
-    before: float
-    after: float
-    saving: float
-    return_on_training: float | None
-    payback_days: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bill:
-    """The costs of the teacher and the student held against each other.
-
-    Attributes:
-        break_even_queries: after how many the training is paid for; None if never.
-        saving_share: what a query with the student costs less, in [.., 1].
-    """
-
-    currency: str
-    training_cost: float
-    break_even_queries: float | None
-    saving_share: float
-    months: tuple[MonthlySaving, ...]
 
 
 def cost_by_tokens(

@@ -8,9 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from prompt_distillation.data.results import (
+    SIGNIFICANT,
+    GateStatus,
+    GateVerdict,
+    PairedTest,
+    Result,
+)
 from prompt_distillation.errors import ConfigError, InputError
-from prompt_distillation.evaluation.schema import GateStatus, GateVerdict, PairedTest, Result
-from prompt_distillation.evaluation.statistics import SIGNIFICANT, paired_test
+from prompt_distillation.evaluation.statistics import paired_test
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,26 +4,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prompt_distillation.data.comparison import Latency
 from prompt_distillation.engines import Completion, Engine, Request, RequestFailedError, stream
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Latency:
-    """Seconds from submission, over ``n`` queries with ``concurrency`` of them in flight.
-
-    Attributes:
-        first_token_p50: until the first token; None where the engine does not tell.
-        p50: until the last.
-    """
-
-    n: int
-    concurrency: int
-    p50: float
-    p95: float
-    mean: float
-    first_token_p50: float | None
-    first_token_p95: float | None
-    queries_per_second: float
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from prompt_distillation.data.results import Prediction
 from prompt_distillation.engines import (
     Completion,
     Engine,
@@ -14,7 +15,6 @@ from prompt_distillation.engines import (
 )
 from prompt_distillation.engines.base import Completer
 from prompt_distillation.engines.scoring import LabelScorer
-from prompt_distillation.evaluation.schema import Prediction
 from prompt_distillation.evaluation.selection import TestItem
 from prompt_distillation.tasks import Answer, RejectReason, Task
 

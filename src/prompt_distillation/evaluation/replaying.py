@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.data.files import read_json, read_jsonl, read_lines
+from prompt_distillation.data.results import Prediction
 from prompt_distillation.errors import InputError
 from prompt_distillation.evaluation.predicting import prediction_of
-from prompt_distillation.evaluation.schema import Prediction
 from prompt_distillation.evaluation.selection import TestItem
 from prompt_distillation.tasks import Answer, RejectReason, Task
 

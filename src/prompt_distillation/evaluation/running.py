@@ -8,16 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prompt_distillation.data.results import SCHEMA_VERSION, Prediction, Result, Usage
 from prompt_distillation.engines import EngineKind, EngineOptions, open_engine
 from prompt_distillation.engines.scoring import open_label_scorer
 from prompt_distillation.evaluation.calibration import confidence_results
 from prompt_distillation.evaluation.predicting import Asking, predict, predict_by_score
-from prompt_distillation.evaluation.schema import (
-    SCHEMA_VERSION,
-    Prediction,
-    Result,
-    Usage,
-)
 from prompt_distillation.evaluation.scoring import (
     confusion_matrix,
     per_label_results,

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from prompt_distillation.data.intervals import wilson_interval
-from prompt_distillation.evaluation.schema import (
+from prompt_distillation.data.results import (
     UNPARSEABLE,
     ConfusionMatrix,
     ErrorExample,
@@ -15,11 +15,7 @@ from prompt_distillation.evaluation.schema import (
     Usage,
     WorstLabel,
 )
-from prompt_distillation.evaluation.statistics import (
-    agreement,
-    macro_f1,
-    paired_test,
-)
+from prompt_distillation.evaluation.statistics import agreement, macro_f1, paired_test
 
 ERROR_EXAMPLES = 3
 WORST_LABELS = 5

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.results import Overlap, TruthKind
 from prompt_distillation.data.splits import input_key, is_held_out
 from prompt_distillation.errors import InputError
-from prompt_distillation.evaluation.schema import Overlap, TruthKind
 from prompt_distillation.evaluation.training_data import (
     TeacherRecord,
     TrainingData,

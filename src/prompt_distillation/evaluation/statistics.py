@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 
 from prompt_distillation.data.intervals import wilson_interval
-from prompt_distillation.evaluation.schema import Agreement, PairedTest
-
-SIGNIFICANT = 0.05
-"""A p value below this is called significant."""
+from prompt_distillation.data.results import Agreement, PairedTest
 
 
 def macro_f1(truths: Sequence[str], predictions: Sequence[str | None]) -> float | None:

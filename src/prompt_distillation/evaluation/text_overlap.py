@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from prompt_distillation.evaluation.schema import Prediction, TextOverlap, TruthKind
+from prompt_distillation.data.results import Prediction, TextOverlap, TruthKind
 
 CHRF_ORDER = 6
 CHRF_BETA = 2.0

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from prompt_distillation.evaluation.comparison_file import Cell, Comparison
-from prompt_distillation.evaluation.costs import Bill, MonthlySaving
-from prompt_distillation.evaluation.schema import PairedTest
+from prompt_distillation.data.comparison import Bill, Cell, Comparison, MonthlySaving
+from prompt_distillation.data.results import PairedTest
 from prompt_distillation.report.confidence_text import comparison_confidence_lines
 from prompt_distillation.report.summary import paired_text
 from prompt_distillation.report.terminal import money, with_interval

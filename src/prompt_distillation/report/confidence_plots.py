@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from prompt_distillation.data.comparison import STUDENT_KEY, TEACHER_KEY, Comparison
 from prompt_distillation.data.intervals import wilson_interval
-from prompt_distillation.evaluation.comparison_file import STUDENT_KEY, TEACHER_KEY, Comparison
-from prompt_distillation.evaluation.confidence import Cascade, Confidence
+from prompt_distillation.data.results import Cascade, Confidence
 from prompt_distillation.report.drawing import (
     BLUE,
     DOTS_PER_INCH,

@@ -2,13 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from prompt_distillation.evaluation.comparison_file import Comparison
-from prompt_distillation.evaluation.confidence import (
-    Cascade,
-    CascadeCheck,
-    Confidence,
-    CoveragePoint,
-)
+from prompt_distillation.data.comparison import Comparison
+from prompt_distillation.data.results import Cascade, CascadeCheck, Confidence, CoveragePoint
 from prompt_distillation.report.terminal import money, percent, with_interval
 
 SHOWN_COVERAGES = (0.5, 0.8, 0.9, 1.0)

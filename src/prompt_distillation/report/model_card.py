@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.data.files import atomic_writer
+from prompt_distillation.data.results import Agreement, Result
 from prompt_distillation.errors import ModelError
-from prompt_distillation.evaluation.schema import Agreement, Result
 from prompt_distillation.report.terminal import with_interval
 
 CARD_FILE = "README.md"

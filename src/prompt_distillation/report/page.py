@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from prompt_distillation.data.comparison import Comparison
+from prompt_distillation.data.results import UNPARSEABLE, Result
 from prompt_distillation.data.text import shorten
-from prompt_distillation.evaluation.comparison_file import Comparison
-from prompt_distillation.evaluation.schema import UNPARSEABLE, Result
 from prompt_distillation.report.comparison_table import milliseconds, speed_line
 from prompt_distillation.report.confidence_text import (
     comparison_confidence_lines,

@@ -13,9 +13,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from prompt_distillation.evaluation.comparison_file import STUDENT_KEY, TEACHER_KEY, Comparison
-from prompt_distillation.evaluation.confidence import Confidence
-from prompt_distillation.evaluation.schema import UNPARSEABLE, Result
+from prompt_distillation.data.comparison import STUDENT_KEY, TEACHER_KEY, Comparison
+from prompt_distillation.data.results import UNPARSEABLE, Confidence, Result
 from prompt_distillation.report.confidence_plots import calibration, cascade, cost, coverage
 from prompt_distillation.report.drawing import (
     BLUE,

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from prompt_distillation.evaluation.schema import (
+from prompt_distillation.data.results import (
+    SIGNIFICANT,
     Agreement,
     Overlap,
     PairedTest,
     Result,
     Usage,
 )
-from prompt_distillation.evaluation.statistics import SIGNIFICANT
 from prompt_distillation.report.confidence_text import confidence_lines
 from prompt_distillation.report.terminal import SHORT_RULE, percent, print_lines, with_interval
 

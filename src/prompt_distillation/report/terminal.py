@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from prompt_distillation.data.intervals import Interval
-from prompt_distillation.data.text import safe_for_terminal, shorten
-from prompt_distillation.evaluation.schema import (
+from prompt_distillation.data.results import (
     UNPARSEABLE,
     ConfusionMatrix,
     LabelResult,
@@ -17,6 +16,7 @@ from prompt_distillation.evaluation.schema import (
     Result,
     WorstLabel,
 )
+from prompt_distillation.data.text import safe_for_terminal, shorten
 
 RULE = "=" * 80
 SHORT_RULE = "=" * 60

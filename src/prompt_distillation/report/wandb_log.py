@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from prompt_distillation.evaluation.schema import UNPARSEABLE, Result
+from prompt_distillation.data.results import UNPARSEABLE, Result
 
 PROJECT = "prompt-distillation"
 ERROR_COLUMNS = ("input", "text", "truth", "predicted", "teacher", "output")

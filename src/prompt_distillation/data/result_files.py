@@ -1,4 +1,4 @@
-"""The result file: written whole, read back as the same records, and never lost to the next run."""
+"""Results and comparisons as files: written whole, read back as the same records, never lost."""
 
 import dataclasses
 import functools
@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
-from prompt_distillation.data.files import atomic_writer, dump_json, read_json
+from prompt_distillation.data.comparison import COMPARISON_FILE, Comparison
+from prompt_distillation.data.files import atomic_writer, dump_json, read_json, write_json
+from prompt_distillation.data.results import SCHEMA_VERSION, Result
 from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
-from prompt_distillation.evaluation.schema import SCHEMA_VERSION, Result
 
 
 def check_output(path: Path) -> None:
@@ -72,6 +73,26 @@ def read_result(path: Path) -> Result:
         return cast(Result, build_record(value, Result))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: a damaged result ({error}); evaluate again") from error
+
+
+def write_comparison(output_dir: Path, comparison: Comparison) -> Path:
+    """Write ``comparison.json``; returns its path."""
+    path = output_dir / COMPARISON_FILE
+    write_json(path, dataclasses.asdict(comparison))
+    return path
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Read what `write_comparison` wrote.
+
+    Raises:
+        InputError: no such file, or not a comparison.
+    """
+    value = read_json(path)
+    try:
+        return cast(Comparison, build_record(value, Comparison))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a comparison ({error!r}); compare again") from error
 
 
 @functools.cache

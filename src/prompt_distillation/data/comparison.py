@@ -1,0 +1,147 @@
+"""What a comparison measured: the layout of ``comparison.json``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prompt_distillation.data.intervals import Interval
+from prompt_distillation.data.results import Confidence
+
+COMPARISON_FILE = "comparison.json"
+TEACHER_KEY = "teacher"
+STUDENT_KEY = "student"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Latency:
+    """Seconds from submission, over ``n`` queries with ``concurrency`` of them in flight.
+
+    Attributes:
+        first_token_p50: until the first token; None where the engine does not tell.
+        p50: until the last.
+    """
+
+    n: int
+    concurrency: int
+    p50: float
+    p95: float
+    mean: float
+    first_token_p50: float | None
+    first_token_p95: float | None
+    queries_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueryCost:
+    """What one way of asking costs.
+
+    Attributes:
+        basis: how it was reckoned: by tokens, or by the machine's time at full load.
+    """
+
+    per_million_queries: float
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MonthlySaving:
+    """What distillation saves at a load.
+
+    Attributes:
+        return_on_training: a year's saving over the cost of the training; None if that was free.
+        payback_days: until the training has paid for itself; None if it never does.
+    """
+
+    queries_per_month: int
+    before: float
+    after: float
+    saving: float
+    return_on_training: float | None
+    payback_days: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bill:
+    """The costs of the teacher and the student held against each other.
+
+    Attributes:
+        break_even_queries: after how many the training is paid for; None if never.
+        saving_share: what a query with the student costs less, in [.., 1].
+    """
+
+    currency: str
+    training_cost: float
+    break_even_queries: float | None
+    saving_share: float
+    months: tuple[MonthlySaving, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One way of asking one model, measured.
+
+    Attributes:
+        result_file: its whole evaluation, beside the comparison.
+        cost: None where no prices were given.
+    """
+
+    key: str
+    title: str
+    model: str
+    adapter: str | None
+    with_prompt: bool
+    thinking: bool
+    result_file: str
+    n: int
+    accuracy: float | None
+    interval: Interval | None
+    macro_f1: float | None
+    parse_rate: float
+    prompt_tokens_per_query: float
+    cached_tokens_per_query: float
+    completion_tokens_per_query: float
+    queries_per_second: float
+    alone: Latency
+    loaded: Latency
+    cost: QueryCost | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfidence:
+    """The student's labels, scored in one pass on the inputs of the cells.
+
+    Attributes:
+        result_file: the evaluation by scores, beside the comparison.
+        same_answers: share of inputs whose likeliest label is what the student wrote.
+        shown: calibration, coverage, and the cascade with the answers of the teacher's cell.
+        cascade_cost: every input through the student, the share that falls back through the
+            teacher, at the costs of their cells; None without prices or without a cascade.
+    """
+
+    result_file: str
+    same_answers: float
+    queries_per_second: float
+    shown: Confidence | None
+    cascade_cost: QueryCost | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """All cells, and the bill of the student against the teacher.
+
+    Attributes:
+        confidence: None where the labels were not scored; ``confidence_skipped`` says why.
+    """
+
+    cells: tuple[Cell, ...]
+    bill: Bill | None
+    confidence: StudentConfidence | None
+    confidence_skipped: str | None
+    split: str
+    truth: str
+    config: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    def cell(self, key: str) -> Cell | None:
+        """The cell of that name, if it was run."""
+        return next((cell for cell in self.cells if cell.key == key), None)
