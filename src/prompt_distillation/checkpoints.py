@@ -44,7 +44,7 @@ def resolve_model(model_path: str, base_model: str | None = None) -> ResolvedMod
             another base model than ``base_model``.
     """
     if model_path == BASE_ALONE:
-        base = base_model or DEFAULT_BASE_MODEL
+        base = served_name(model_path, base_model)
         check_model(base)
         return ResolvedModel(base=base)
     folder = Path(model_path)
@@ -52,6 +52,11 @@ def resolve_model(model_path: str, base_model: str | None = None) -> ResolvedMod
         return _resolve_adapter(folder, base_model)
     check_model(model_path)
     return ResolvedModel(base=model_path)
+
+
+def served_name(model_path: str, base_model: str | None = None) -> str:
+    """The name that a server is asked for: of ``model_path``, or of the base model for ``none``."""
+    return model_path if model_path != BASE_ALONE else base_model or DEFAULT_BASE_MODEL
 
 
 def check_model(model: str, *, weights: bool = True) -> None:
@@ -164,13 +169,22 @@ def merged_in_memory(model: Any, adapter: Path) -> Any:
         ) from error
 
 
-def merge_adapter(base: str, adapter: Path, output_dir: Path) -> Path:
+def merge_adapter(
+    base: str,
+    adapter: Path,
+    output_dir: Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Path:
     """Write ``base`` with ``adapter`` folded in, experts included, as a full model.
 
     Args:
         base: folder or hub name of the full model.
         adapter: folder of the PEFT adapter.
         output_dir: where safetensors, config, tokenizer and generation config go.
+        revision: branch, tag or commit of ``base`` on the hub.
+        trust_remote_code: run Python code that ships with ``base``.
 
     Returns:
         ``output_dir``.
@@ -182,9 +196,15 @@ def merge_adapter(base: str, adapter: Path, output_dir: Path) -> Path:
 
     check_model(base)
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype="auto", revision=revision, trust_remote_code=trust_remote_code
+        )
         has_own = (adapter / "tokenizer_config.json").is_file()
-        tokenizer = AutoTokenizer.from_pretrained(str(adapter) if has_own else base)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(adapter) if has_own else base,
+            revision=None if has_own else revision,
+            trust_remote_code=trust_remote_code,
+        )
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load the base model {base}: {error}") from error
     model = merged_in_memory(model, adapter)

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from prompt_distillation.engines.adapters import live_adapter
+from prompt_distillation.engines import EngineOptions
+from prompt_distillation.engines.adapters import live_adapter, merge_to_temporary
 
 EXPERTS, RANK = 4, 3
 
@@ -71,3 +73,25 @@ def test_fused_experts_lie_on_disk_as_vllm_unpacks_them(tiny_models, tmp_path: P
         )
     assert outer.parameter_name == "down_proj"
     assert outer.base_layer.parameter_name == "gate_up_proj"
+
+
+def test_merging_reads_the_base_as_it_was_asked_for(
+    tiny_models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    save_adapter(tiny_models.student, tmp_path)
+    asked = []
+    for kind in (AutoModelForCausalLM, AutoTokenizer):
+        load = kind.from_pretrained
+
+        def noted(name: str, *, load: Any = load, **options: Any) -> Any:
+            asked.append((options.get("revision"), options.get("trust_remote_code")))
+            return load(name, **options)
+
+        monkeypatch.setattr(kind, "from_pretrained", noted)
+    options = EngineOptions(
+        model=str(tiny_models.student), adapter=tmp_path, revision="v2", trust_remote_code=True
+    )
+    merge_to_temporary(options).folder.cleanup()
+    assert asked == [("v2", True), ("v2", True)]

@@ -1,10 +1,13 @@
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 from engines.asking import tiny_engine
 
-from prompt_distillation.engines import EngineOptions, resolve_engine_kind
+from prompt_distillation.checkpoints import DEFAULT_BASE_MODEL
+from prompt_distillation.config import EngineConfig, ModelConfig
+from prompt_distillation.engines import EngineOptions, engine_options, resolve_engine_kind
 from prompt_distillation.engines.devices import choose_device
 from prompt_distillation.errors import EngineError, ModelError
 
@@ -66,3 +69,27 @@ def test_more_shares_than_gpus_are_refused(gpus: int, monkeypatch: pytest.Monkey
     with pytest.raises(EngineError, match="CUDA_VISIBLE_DEVICES='0,1'"):
         choose_device(EngineOptions(model="m", tensor_parallel_size=4))
     assert choose_device(EngineOptions(model="m", device="cpu")) == "cpu"
+
+
+def test_an_adapter_is_loaded_on_its_base(tiny_models, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"r": 8, "base_model_name_or_path": str(tiny_models.student)})
+    )
+    (tmp_path / "adapter_model.safetensors").touch()
+    model = ModelConfig(model_name=str(tmp_path), revision="v2", trust_remote_code=True)
+    options = engine_options(model, EngineConfig(max_model_len=512), seed=7)
+    assert (options.model, options.adapter) == (str(tiny_models.student), tmp_path)
+    assert (options.revision, options.trust_remote_code) == ("v2", True)
+    assert (options.max_model_len, options.seed) == (512, 7)
+
+
+@pytest.mark.parametrize(
+    ("model_name", "base_model", "asked"),
+    [("none", "qwen", "qwen"), ("qwen", None, "qwen"), ("none", None, DEFAULT_BASE_MODEL)],
+)
+def test_a_server_is_asked_for_the_name_of_the_model(
+    model_name: str, base_model: str | None, asked: str
+) -> None:
+    server = EngineConfig(engine="server", server_url="http://localhost:8000/v1")
+    model = ModelConfig(model_name=model_name, base_model=base_model)
+    assert engine_options(model, server).model == asked

@@ -70,6 +70,13 @@ def test_a_template_that_refuses_fails_the_request(tokenizer: Any) -> None:
         PromptEncoder(tokenizer, model="m").encode(ask("hello", system="Be brief."))
 
 
+def test_arguments_reach_the_template(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{{ 'thinks' if enable_thinking | default(true) else 'answers' }}"
+    for arguments, rendered in [(None, "thinks"), ({"enable_thinking": False}, "answers")]:
+        encoder = PromptEncoder(tokenizer, model="m", chat_template_kwargs=arguments)
+        assert encoder.render(ask("hello").messages) == rendered
+
+
 def test_an_adapter_brings_its_own_tokenizer(tiny_models, tokenizer: Any, tmp_path: Path) -> None:
     base = EngineOptions(model=str(tiny_models.student), adapter=tmp_path)
     assert load_tokenizer(base).chat_template != tokenizer.chat_template

@@ -6,6 +6,7 @@ import pytest
 from engines.asking import ask
 
 from prompt_distillation.engines import EngineOptions, RequestFailedError, stream
+from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.engines.scoring import LabelScorer, LabelScores, open_label_scorer
 from prompt_distillation.errors import EngineError, TaskError
 
@@ -110,4 +111,4 @@ def test_labels_of_the_same_tokens_are_refused() -> None:
             return [len(text)]
 
     with pytest.raises(TaskError, match="same tokens"):
-        LabelScorer(Engine(), Tokenizer(), ["fr", "de", "one"], model="m")
+        LabelScorer(Engine(), PromptEncoder(Tokenizer(), model="m"), ["fr", "de", "one"])

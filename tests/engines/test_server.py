@@ -170,7 +170,7 @@ async def test_the_request_says_what_sampling_asks_for() -> None:
         return 200, chat_completion("fine")
 
     async with faulty_proxy(answer) as proxy:
-        engine = engine_at(proxy.url)
+        engine = engine_at(proxy.url, chat_template_kwargs={"enable_thinking": False})
         await engine.complete(
             ask(
                 "hello", system="Be brief.", temperature=0.5, top_p=0.9, seed=4, max_tokens=9,
@@ -182,6 +182,7 @@ async def test_the_request_says_what_sampling_asks_for() -> None:
     assert body["model"] == "m"
     assert [turn["role"] for turn in body["messages"]] == ["system", "user", "assistant"]
     assert (body["temperature"], body["top_p"], body["seed"]) == (0.5, 0.9, 4)
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
     assert (body["max_tokens"], body["thinking_token_budget"]) == (9, 5)
     assert body["structured_outputs"] == {"choice": ["a", "b"]}
     assert body["continue_final_message"] is True

@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 def _plans(config: CompareConfig, task: Task) -> "list[CellPlan]":
-    from prompt_distillation.engines import EngineOptions, Sampling
+    from prompt_distillation.engines import EngineOptions, Sampling, engine_options
     from prompt_distillation.evaluation.comparison import CellPlan
     from prompt_distillation.evaluation.predicting import NO_THINKING, Asking, default_max_tokens
 
@@ -103,16 +103,10 @@ def _plans(config: CompareConfig, task: Task) -> "list[CellPlan]":
         )
 
     def options(name: str) -> EngineOptions:
-        found = resolve_model(*_model_of(config, name))
-        return EngineOptions(
-            model=found.base,
-            adapter=found.adapter,
-            tensor_parallel_size=config.engine.tensor_parallel_size,
-            max_model_len=config.engine.max_model_len,
-            gpu_memory_utilization=config.engine.gpu_memory_utilization,
-            max_concurrency=None,
-            seed=config.teacher_sampling.seed,
-        )
+        side = config.teacher if name.startswith("teacher") else config.student
+        model_name, base = _model_of(config, name)
+        model = replace(side, model_name=model_name, base_model=base)
+        return engine_options(model, config.engine, seed=config.teacher_sampling.seed)
 
     return [
         CellPlan(

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prompt_distillation.checkpoints import ResolvedModel, resolve_model
 from prompt_distillation.cli.options import parse_options
 from prompt_distillation.config import flat
 from prompt_distillation.data.inputs import Columns, Input, check_gold, read_inputs, with_gold
@@ -19,6 +18,7 @@ if TYPE_CHECKING:  # what these import takes longer than --help may
     from rich.console import Console
 
     from prompt_distillation.data.results import Prediction, Result, Usage
+    from prompt_distillation.engines import EngineOptions
     from prompt_distillation.evaluation.predicting import Asking
     from prompt_distillation.evaluation.selection import Selection
     from prompt_distillation.report.terminal import Stream
@@ -147,6 +147,7 @@ def _evaluate(
     config: EvaluateConfig, task: Task, selection: "Selection", console: "Console"
 ) -> "Result":
     """Get the predictions, from the model or a file, and score them."""
+    from prompt_distillation.engines import EngineOptions, engine_options
     from prompt_distillation.evaluation.replaying import replay
     from prompt_distillation.evaluation.running import Subject, build_result
     from prompt_distillation.report.terminal import Stream
@@ -154,53 +155,30 @@ def _evaluate(
     stream = Stream(console, total=len(selection.items), quiet=config.quiet)
     used: Usage | None = None
     if config.predictions_file is not None:
-        model = ResolvedModel(base=str(config.predictions_file))
+        options = EngineOptions(model=str(config.predictions_file))
         predictions = tuple(replay(config.predictions_file, selection.items, task=task))
         for prediction in predictions:
             stream.show(prediction)
     else:
-        model = _resolve_model(config)
-        predictions, used = _ask(config, task, selection, model, stream)
+        options = engine_options(config.model, config.engine, seed=config.sampling.seed)
+        predictions, used = _ask(config, task, selection, options, stream)
     stream.finish()
-    adapter = None if model.adapter is None else str(model.adapter)
-    subject = Subject(model_path=config.model.model_name, base_model=model.base, adapter=adapter)
+    adapter = None if options.adapter is None else str(options.adapter)
+    subject = Subject(model_path=config.model.model_name, base_model=options.model, adapter=adapter)
     return build_result(
         selection, predictions, subject=subject, task=task, used=used, config=flat(config)
     )
-
-
-def _resolve_model(config: EvaluateConfig) -> ResolvedModel:
-    if config.engine.engine == "server":  # the server has the model; here it is only a name
-        return ResolvedModel(base=config.model.model_name)
-    return resolve_model(config.model.model_name, config.model.base_model)
 
 
 def _ask(
     config: EvaluateConfig,
     task: Task,
     selection: "Selection",
-    model: ResolvedModel,
+    options: "EngineOptions",
     stream: "Stream",
 ) -> "tuple[tuple[Prediction, ...], Usage]":
-    from prompt_distillation.engines import EngineOptions
     from prompt_distillation.evaluation.running import ask_model
 
-    options = EngineOptions(
-        model=model.base,
-        adapter=model.adapter,
-        revision=config.model.revision,
-        trust_remote_code=config.model.trust_remote_code,
-        request_timeout_seconds=config.engine.request_timeout_seconds,
-        ray_address=config.engine.ray_address,
-        ray_workers=config.engine.ray_workers,
-        dtype=config.model.dtype,
-        tensor_parallel_size=config.engine.tensor_parallel_size,
-        max_model_len=config.engine.max_model_len,
-        gpu_memory_utilization=config.engine.gpu_memory_utilization,
-        max_concurrency=config.engine.max_concurrency,
-        server_url=config.engine.server_url,
-        seed=config.sampling.seed,
-    )
     return asyncio.run(
         ask_model(
             config.engine.engine,

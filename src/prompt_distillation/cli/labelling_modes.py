@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from prompt_distillation.checkpoints import ResolvedModel, resolve_model
+from prompt_distillation.checkpoints import resolve_model
 from prompt_distillation.config import flat
 from prompt_distillation.data.dataset_files import Shard, dataset_paths
 from prompt_distillation.data.inputs import Columns
-from prompt_distillation.engines import Engine, EngineOptions, open_engine
+from prompt_distillation.engines import Engine, EngineOptions, engine_options, open_engine
 from prompt_distillation.labelling.dry_run import Look, dry_run
 from prompt_distillation.labelling.estimate import Prices
 from prompt_distillation.labelling.finished import refuse_empty
@@ -33,7 +33,7 @@ def run_mode(config: LabelConfig) -> None:
     job = job_of(config)
     if config.engine.engine != "server" and not config.merge:
         # Reading a million inputs takes longer than seeing that there is no such model.
-        resolve_model(config.model.model_name)
+        resolve_model(config.model.model_name, config.model.base_model)
     if config.dry_run:
         # The estimate is of one teacher's hours, also where a cluster would run many.
         one = replace(config.engine, ray_workers=1)
@@ -96,31 +96,14 @@ def job_of(config: LabelConfig) -> Job:
     )
 
 
-def engine_options(config: LabelConfig) -> EngineOptions:
+def teacher_options(config: LabelConfig) -> EngineOptions:
     """What the teacher's engine is told."""
-    served = ResolvedModel(base=config.model.model_name)
-    model = served if config.engine.engine == "server" else resolve_model(config.model.model_name)
-    return EngineOptions(
-        model=model.base,
-        adapter=model.adapter,
-        revision=config.model.revision,
-        dtype=config.model.dtype,
-        tensor_parallel_size=config.engine.tensor_parallel_size,
-        max_model_len=config.engine.max_model_len,
-        gpu_memory_utilization=config.engine.gpu_memory_utilization,
-        max_concurrency=config.engine.max_concurrency,
-        server_url=config.engine.server_url,
-        request_timeout_seconds=config.engine.request_timeout_seconds,
-        seed=config.sampling.seed,
-        trust_remote_code=config.model.trust_remote_code,
-        ray_address=config.engine.ray_address,
-        ray_workers=config.engine.ray_workers,
-    )
+    return engine_options(config.model, config.engine, seed=config.sampling.seed)
 
 
 def open_teacher(config: LabelConfig) -> AbstractAsyncContextManager[Engine]:
     """The teacher, loaded when the context is entered."""
-    return open_engine(config.engine.engine, engine_options(config))
+    return open_engine(config.engine.engine, teacher_options(config))
 
 
 def _look(config: LabelConfig) -> Look:
@@ -139,15 +122,14 @@ def _look(config: LabelConfig) -> Look:
         )
     import torch
 
-    from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
+    from prompt_distillation.engines.prompts import PromptEncoder
 
     # A cluster's GPUs are elsewhere.
     has_gpus = config.engine.ray_address is not None or torch.cuda.is_available()
-    tokenizer = load_tokenizer(engine_options(config))
-    encoder = PromptEncoder(tokenizer, model=config.model.model_name)
+    encoder = PromptEncoder.of(teacher_options(config))
     return Look(
         render=encoder.render,
-        count_tokens=lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
+        count_tokens=lambda text: len(encoder.tokenizer.encode(text, add_special_tokens=False)),
         probe_samples=config.probe_samples,
         gpus=config.engine.tensor_parallel_size if has_gpus else 0,
         prices=prices,

@@ -63,7 +63,13 @@ def merge_to_temporary(options: EngineOptions) -> MergedModel:
     assert options.adapter is not None
     folder = tempfile.TemporaryDirectory(prefix="prompt-distillation-merged-")
     try:
-        merged = merge_adapter(options.model, options.adapter, Path(folder.name))
+        merged = merge_adapter(
+            options.model,
+            options.adapter,
+            Path(folder.name),
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+        )
     except BaseException:
         folder.cleanup()
         raise

@@ -6,15 +6,14 @@ the number in flight by `Engine.concurrency`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
+from prompt_distillation.config import Dtype
 from prompt_distillation.errors import EngineError
 from prompt_distillation.tasks import ChatMessage
-
-EngineKind = Literal["auto", "vllm", "transformers", "server"]
 
 FinishReason = Literal["stop", "length"]
 
@@ -115,6 +114,8 @@ class EngineOptions:
         request_timeout_seconds: of one request to a server.
         seed: of the engine itself.
         trust_remote_code: run Python code that ships with the model.
+        chat_template_kwargs: arguments of the chat template besides the conversation, e.g.
+            ``{"enable_thinking": False}``.
         ray_address: run the engine on the workers of this Ray cluster (``auto``, ``local``,
             ``HOST:PORT`` or ``ray://HOST:PORT``); None runs it here.
         ray_workers: engines on the cluster; None fills its GPUs, or takes one a machine where
@@ -125,7 +126,7 @@ class EngineOptions:
     adapter: Path | None = None
     revision: str | None = None
     device: Device = "auto"
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    dtype: Dtype = "auto"
     tensor_parallel_size: int = 1
     max_model_len: int | None = None
     gpu_memory_utilization: float = 0.9
@@ -135,6 +136,7 @@ class EngineOptions:
     request_timeout_seconds: float = 600.0
     seed: int = 0
     trust_remote_code: bool = False
+    chat_template_kwargs: Mapping[str, Any] | None = None
     ray_address: str | None = None
     ray_workers: int | None = None
 

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
-from prompt_distillation.engines.base import Engine, EngineKind, EngineOptions
+from prompt_distillation.checkpoints import ResolvedModel, resolve_model, served_name
+from prompt_distillation.config import EngineConfig, EngineKind, ModelConfig
+from prompt_distillation.engines.base import Engine, EngineOptions
 from prompt_distillation.errors import EngineError
 
 ResolvedKind = Literal["vllm", "transformers", "server"]
@@ -27,6 +29,44 @@ def resolve_engine_kind(kind: EngineKind) -> ResolvedKind:
             "or pass --engine transformers"
         )
     return kind
+
+
+def engine_options(model: ModelConfig, engine: EngineConfig, *, seed: int = 0) -> EngineOptions:
+    """Turn the settings of a model and an engine into what an engine is opened with.
+
+    The one place where this happens, so that the same settings are the same model in every
+    command. An adapter's folder becomes its base model with the adapter on top, unless a server
+    has the model: then the name is passed on as it is.
+
+    Args:
+        model: which model; ``model_name`` may be ``none`` for ``base_model`` alone.
+        engine: what runs it.
+        seed: of the engine itself; each request has its own too.
+
+    Raises:
+        ModelError: there is no such model, or an adapter does not belong to the base model.
+    """
+    if engine.engine == "server":
+        found = ResolvedModel(base=served_name(model.model_name, model.base_model))
+    else:
+        found = resolve_model(model.model_name, model.base_model)
+    return EngineOptions(
+        model=found.base,
+        adapter=found.adapter,
+        revision=model.revision,
+        dtype=model.dtype,
+        trust_remote_code=model.trust_remote_code,
+        chat_template_kwargs=model.chat_template_kwargs,
+        tensor_parallel_size=engine.tensor_parallel_size,
+        max_model_len=engine.max_model_len,
+        gpu_memory_utilization=engine.gpu_memory_utilization,
+        max_concurrency=engine.max_concurrency,
+        server_url=engine.server_url,
+        request_timeout_seconds=engine.request_timeout_seconds,
+        ray_address=engine.ray_address,
+        ray_workers=engine.ray_workers,
+        seed=seed,
+    )
 
 
 def _vllm_can_run() -> bool:

@@ -5,8 +5,8 @@ may be cut in front of a special token without changing how either side is token
 successive conversations share up to such a place is encoded once and reused.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from jinja2 import TemplateError
 
@@ -47,22 +47,43 @@ class PromptEncoder:
     Args:
         tokenizer: a transformers tokenizer with a chat template.
         model: the model's name, for errors.
+        chat_template_kwargs: arguments of the template besides the conversation.
 
     Raises:
         ModelError: the tokenizer has no chat template.
     """
 
-    def __init__(self, tokenizer: Any, *, model: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        model: str,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         if tokenizer.chat_template is None:
             raise ModelError(
                 f"the tokenizer of {model} has no chat template; use an instruct or thinking "
                 "model, or add a chat_template.jinja to its folder"
             )
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
+        self._template_kwargs = dict(chat_template_kwargs or {})
         self._previous_text = ""
         self._shared_text = ""
         self._shared_ids: list[int] = []
         self._sharing = True
+
+    @classmethod
+    def of(cls, options: EngineOptions) -> Self:
+        """The encoder of an engine's model; loads its tokenizer.
+
+        Raises:
+            ModelError: there is no tokenizer, or it has no chat template.
+        """
+        return cls(
+            load_tokenizer(options),
+            model=options.model,
+            chat_template_kwargs=options.chat_template_kwargs,
+        )
 
     def render(self, messages: Sequence[ChatMessage], *, prefill: str = "") -> str:
         """The conversation as the model reads it, up to where the assistant begins to write.
@@ -71,8 +92,8 @@ class PromptEncoder:
             RequestFailedError: the template refuses the conversation.
         """
         try:
-            text = self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
+            text = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True, **self._template_kwargs
             )
         except TemplateError as error:
             raise RequestFailedError(
@@ -95,19 +116,19 @@ class PromptEncoder:
 
         ``</think>`` is special in some tokenizers, and the answer is what follows it.
         """
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text
 
     def _encode_text(self, text: str) -> list[int]:
         # The template has written the special tokens already.
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def _learn_shared(self, text: str, ids: list[int]) -> None:
         """Remember what ``text`` shares with the text before it, if cutting there is exact."""
         common = text[: shared_prefix_length([self._previous_text, text])]
         self._previous_text = text
-        cut = max((common.rfind(token) for token in self._tokenizer.all_special_tokens), default=-1)
+        cut = max((common.rfind(token) for token in self.tokenizer.all_special_tokens), default=-1)
         if cut < SHORTEST_SHARED_CHARACTERS:
             return
         shared = text[:cut]

@@ -17,9 +17,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from prompt_distillation.config import EngineKind
 from prompt_distillation.engines.base import (
     Completion,
-    EngineKind,
     EngineOptions,
     Request,
 )

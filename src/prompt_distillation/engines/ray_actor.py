@@ -5,9 +5,9 @@ import logging
 import re
 from typing import Any
 
+from prompt_distillation.config import EngineKind
 from prompt_distillation.engines.base import (
     Completion,
-    EngineKind,
     EngineOptions,
     Request,
     RequestFailedError,

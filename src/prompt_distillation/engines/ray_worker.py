@@ -5,7 +5,8 @@ import platform
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from prompt_distillation.engines.base import Completion, Engine, EngineKind, EngineOptions, Request
+from prompt_distillation.config import EngineKind
+from prompt_distillation.engines.base import Completion, Engine, EngineOptions, Request
 from prompt_distillation.engines.devices import memory_bytes, share_cores
 from prompt_distillation.engines.opening import open_engine
 from prompt_distillation.errors import EngineError, ModelError

@@ -14,11 +14,12 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
-from prompt_distillation.engines.base import Engine, EngineKind, EngineOptions, Request, Sampling
+from prompt_distillation.config import EngineKind
+from prompt_distillation.engines.base import Engine, EngineOptions, Request, Sampling
 from prompt_distillation.engines.opening import open_engine, resolve_engine_kind
-from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
+from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.errors import EngineError, TaskError
 
 
@@ -79,21 +80,19 @@ class LabelScorer:
 
     Args:
         engine: the model.
-        tokenizer: its tokenizer.
+        encoder: of its conversations.
         labels: at least two texts.
-        model: the model's name, for errors.
 
     Raises:
         TaskError: two labels are the same tokens.
     """
 
-    def __init__(
-        self, engine: TokenScorer, tokenizer: Any, labels: Sequence[str], *, model: str
-    ) -> None:
+    def __init__(self, engine: TokenScorer, encoder: PromptEncoder, labels: Sequence[str]) -> None:
         self.name = engine.name
         self.concurrency = engine.concurrency
         self._engine = engine
-        self._encoder = PromptEncoder(tokenizer, model=model)
+        self._encoder = encoder
+        tokenizer = encoder.tokenizer
         ways = {
             label: (*tokenizer.encode(label, add_special_tokens=False), tokenizer.eos_token_id)
             for label in labels
@@ -193,8 +192,8 @@ async def make_label_scorer(
         options: with which it was opened.
         labels: at least two texts.
     """
-    tokenizer = await asyncio.to_thread(load_tokenizer, options)
-    scorer = LabelScorer(_token_scorer(engine), tokenizer, labels, model=options.model)
+    encoder = await asyncio.to_thread(PromptEncoder.of, options)
+    scorer = LabelScorer(_token_scorer(engine), encoder, labels)
     await scorer.complete(Request(messages=({"role": "user", "content": ""},), sampling=Sampling()))
     return scorer
 

@@ -80,6 +80,7 @@ class ServerEngine:
         self.concurrency = options.max_concurrency or DEFAULT_CONCURRENCY
         self._client = client
         self._model = options.model
+        self._template_kwargs = options.chat_template_kwargs
         self._timeout_seconds = options.request_timeout_seconds
         self._backoff = backoff or Backoff()
         self._limiter = AdaptiveLimiter(self.concurrency)
@@ -176,6 +177,8 @@ class ServerEngine:
         if request.prefill:
             messages.append({"role": "assistant", "content": request.prefill})
             extra |= {"add_generation_prompt": False, "continue_final_message": True}
+        if self._template_kwargs:
+            extra["chat_template_kwargs"] = dict(self._template_kwargs)
         if sampling.max_thinking_tokens is not None:
             extra["thinking_token_budget"] = sampling.max_thinking_tokens
         if sampling.choices is not None:

@@ -72,7 +72,9 @@ class TransformersEngine:
         self.concurrency = options.max_concurrency or 2 * BATCH_SIZE
         self._batch_size = min(BATCH_SIZE, self.concurrency)
         self._tokenizer = tokenizer
-        self._encoder = PromptEncoder(tokenizer, model=options.model)
+        self._encoder = PromptEncoder(
+            tokenizer, model=options.model, chat_template_kwargs=options.chat_template_kwargs
+        )
         self._marks = _marks(model, tokenizer)
         own_length = model.config.get_text_config().max_position_embeddings
         self._max_length: int = min(options.max_model_len or own_length, own_length)

@@ -13,7 +13,7 @@ from prompt_distillation.checkpoints import check_model
 from prompt_distillation.engines.adapters import LiveAdapter, live_adapter, merge_to_temporary
 from prompt_distillation.engines.base import EngineOptions
 from prompt_distillation.engines.devices import choose_device, memory_bytes, share_cores
-from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
+from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.engines.vllm import VllmEngine
 from prompt_distillation.engines.watchdog import Watchdog
 from prompt_distillation.errors import EngineError
@@ -38,7 +38,7 @@ async def start_vllm(options: EngineOptions) -> VllmEngine:
     device = choose_device(options)
     live, merged = None, None
     # The adapter's own tokenizer counts, so it is loaded before the adapter may be merged away.
-    encoder = PromptEncoder(load_tokenizer(options), model=options.model)
+    encoder = PromptEncoder.of(options)
     if options.adapter is not None:
         live = live_adapter(options.adapter, device=device)
         if live is None:
