@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What has to hold before a commit: format, lint, types, shell scripts, tests.
+# What has to hold before a commit: format, lint, types, shell scripts, documentation, tests.
 #
 #   bash scripts/check.sh            # all of it
 #   bash scripts/check.sh --fast     # without the tests
@@ -38,6 +38,7 @@ part format "$bin/python" -m ruff format --check .
 part lint "$bin/python" -m ruff check .
 part types "$bin/python" -m mypy
 part shell "$bin/shellcheck" "${shell_scripts[@]}" .ci/run
+part docs bash scripts/docs.sh
 if [ "$tests" = yes ]; then
   part tests bash scripts/test.sh
 fi

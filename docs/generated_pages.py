@@ -1,0 +1,119 @@
+"""Pages of the documentation that are made while it is built, so that nothing is written twice.
+
+- `flags.md`: every flag of every command, from the configurations themselves.
+- `index.md`, `contributing.md`, `changelog.md`: the files at the root of the repository.
+
+A hook of mkdocs (`hooks:` in mkdocs.yml).
+"""
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from prompt_distillation.config import Setting, plain_type, settings_of
+
+ROOT = Path(__file__).parents[1]
+
+ROOT_PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
+
+# (command, what it is, module with its configuration, configuration)
+COMMANDS = (
+    ("python create_data.py", "label inputs with the teacher",
+     "prompt_distillation.labelling.label_config", "LabelConfig"),
+    ("python train_sft_trl.py", "fine-tune the student",
+     "prompt_distillation.training.train_config", "TrainConfig"),
+    ("python evaluate.py", "measure a model on held-out inputs",
+     "prompt_distillation.evaluation.evaluate_config", "EvaluateConfig"),
+    ("python scripts/compare.py", "measure teacher and student side by side",
+     "prompt_distillation.evaluation.compare_config", "CompareConfig"),
+    ("python scripts/report.py", "HTML page, pictures, W&B, model card",
+     "prompt_distillation.cli.report", "ReportConfig"),
+    ("python scripts/review_labels.py", "correct labels in the terminal",
+     "prompt_distillation.cli.review_labels", "ReviewConfig"),
+    ("prompt-distillation doctor", "what this machine has",
+     "prompt_distillation.cli.doctor", "DoctorConfig"),
+)  # fmt: skip
+
+FLAGS_INTRODUCTION = """# Flags
+
+Every command takes `--config FILE.yaml`, a file with the same names as the flags; flags on the
+command line win over the file, and the file wins over the defaults below. A flag whose type is
+`bool` may be written `--flag`, `--flag false` or `--no_flag`. Where "none" is allowed, the word
+`none` sets it. The same names are keyword arguments in Python. An unknown name is an error that
+suggests the nearest one.
+
+`train_sft_trl.py` also accepts every field of TRL's `SFTConfig` by its own name, for example
+`--optim adamw_8bit` or `--save_total_limit 3`
+([list](https://huggingface.co/docs/trl/sft_trainer#trl.SFTConfig)).
+
+This page is generated from the configurations in `src/prompt_distillation/` when the
+documentation is built.
+"""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    for source, target in ROOT_PAGES.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, target, content=_as_page(text)))
+    files.append(File.generated(config, "flags.md", content=flags_page()))
+    return files
+
+
+def _as_page(text: str) -> str:
+    """A file of the repository's root as a page: its links lead to pages, or to plain names."""
+    text = text.replace("](docs/", "](")
+    for source, target in ROOT_PAGES.items():
+        text = text.replace(f"]({source}", f"]({target}")
+    # What is not a page (a licence, a recipe) keeps its name and loses its link.
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|[\w-]+\.md|assets/)[^)]*\)", r"\1", text)
+
+
+def flags_page() -> str:
+    """The reference of flags, one table per command."""
+    parts = [FLAGS_INTRODUCTION]
+    for command, purpose, module, name in COMMANDS:
+        config_type = getattr(importlib.import_module(module), name)
+        rows = [_row(setting) for setting in settings_of(config_type)]
+        table = ["| flag | type | default | meaning |", "|---|---|---|---|", *rows]
+        parts.append(f"## {command.split('/')[-1].split()[-1]}\n\n`{command}`: {purpose}.\n")
+        parts.append("\n".join(table) + "\n")
+    return "\n".join(parts)
+
+
+def _row(setting: Setting) -> str:
+    words = {"low": "at least", "high": "at most", "above": "above"}
+    limits = {words[name]: value for name, value in setting.limits.items() if value is not None}
+    # Above this a limit guards against slips of the finger; it tells a reader nothing.
+    bounds = ", ".join(f"{word} {value:g}" for word, value in limits.items() if value < 65_536)
+    meaning = setting.help_text + (f" ({bounds})" if bounds else "")
+    shown = str(setting.default)
+    if setting.default is None or isinstance(setting.default, bool):
+        shown = shown.lower()
+    cells = (f"`--{setting.name}`", _type(setting.hint), f"`{shown}`", _plain(meaning))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """A help text as Markdown that shows it as it is; names in backticks stay code."""
+    parts = text.split("`")
+    for i in range(0, len(parts), 2):
+        parts[i] = re.sub(r"([*_\[\]])", r"\\\1", parts[i]).replace("<", "&lt;")
+    return "`".join(parts)
+
+
+def _type(hint: Any) -> str:
+    plain = plain_type(hint)
+    if get_origin(plain) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(plain))
+    if get_origin(plain) is dict:
+        return "JSON"
+    return {int: "whole number", float: "number", bool: "bool", Path: "path"}.get(plain, "text")
