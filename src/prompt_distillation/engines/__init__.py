@@ -8,6 +8,11 @@ from prompt_distillation.engines.base import (
     Request,
     RequestFailedError,
     Sampling,
+)
+from prompt_distillation.engines.concurrency import (
+    alongside,
+    gather_or_cancel,
+    map_concurrently,
     stream,
 )
 from prompt_distillation.engines.opening import engine_options, open_engine, resolve_engine_kind
@@ -20,7 +25,10 @@ __all__ = [
     "Request",
     "RequestFailedError",
     "Sampling",
+    "alongside",
     "engine_options",
+    "gather_or_cancel",
+    "map_concurrently",
     "open_engine",
     "resolve_engine_kind",
     "stream",

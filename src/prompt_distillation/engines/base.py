@@ -5,11 +5,10 @@ completion is handed over the moment it is done, and a retry is one more request
 the number in flight by `Engine.concurrency`.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 from prompt_distillation.config import Dtype
 from prompt_distillation.errors import EngineError
@@ -18,12 +17,6 @@ from prompt_distillation.tasks import ChatMessage
 FinishReason = Literal["stop", "length"]
 
 Device = Literal["auto", "cuda", "cpu"]
-
-Key = TypeVar("Key")
-
-Outcome = TypeVar("Outcome")
-
-Outcome_co = TypeVar("Outcome_co", covariant=True)
 
 
 class RequestFailedError(EngineError):
@@ -162,60 +155,3 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Free the model's memory and processes. Idempotent."""
-
-
-class Completer(Protocol[Outcome_co]):
-    """What `stream` needs: an engine, or something on top of one with an outcome of its own."""
-
-    @property
-    def concurrency(self) -> int:
-        """How many requests to keep in flight."""
-
-    async def complete(self, request: Request) -> Outcome_co:
-        """See `Engine.complete`."""
-
-
-@dataclass(slots=True)
-class _Failure:
-    error: Exception = field()
-
-
-async def stream(
-    engine: Completer[Outcome], requests: Iterable[tuple[Key, Request]]
-) -> AsyncIterator[tuple[Key, Outcome | RequestFailedError]]:
-    """Yield ``(key, outcome)`` as they finish, with `concurrency` requests in flight.
-
-    ``requests`` is drawn lazily, so that a million of them need no memory. A request that failed
-    comes out as its error; an engine that is gone raises.
-    """
-    source = iter(requests)
-    done: asyncio.Queue[tuple[Key, Outcome | RequestFailedError] | _Failure | None]
-    done = asyncio.Queue(maxsize=engine.concurrency)
-
-    async def work() -> None:
-        try:
-            for key, request in source:
-                try:
-                    await done.put((key, await engine.complete(request)))
-                except RequestFailedError as error:
-                    await done.put((key, error))
-        except Exception as error:  # noqa: BLE001 - handed to the consumer, who raises it
-            await done.put(_Failure(error))
-        else:
-            await done.put(None)
-
-    workers = [asyncio.create_task(work()) for _ in range(engine.concurrency)]
-    try:
-        running = len(workers)
-        while running:
-            item = await done.get()
-            if item is None:
-                running -= 1
-            elif isinstance(item, _Failure):
-                raise item.error
-            else:
-                yield item
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)

@@ -29,7 +29,7 @@ from prompt_distillation.engines.base import (
     RequestFailedError,
     RequestRefusedError,
 )
-from prompt_distillation.engines.limiter import AdaptiveLimiter, Slot
+from prompt_distillation.engines.concurrency import AdaptiveLimiter, Slot
 from prompt_distillation.errors import EngineError
 
 logger = logging.getLogger(__name__)

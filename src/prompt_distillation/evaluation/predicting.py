@@ -13,7 +13,7 @@ from prompt_distillation.engines import (
     Sampling,
     stream,
 )
-from prompt_distillation.engines.base import Completer
+from prompt_distillation.engines.concurrency import Completer
 from prompt_distillation.engines.scoring import LabelScorer
 from prompt_distillation.evaluation.selection import TestItem
 from prompt_distillation.tasks import Answer, RejectReason, Task
