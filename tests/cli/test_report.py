@@ -48,7 +48,7 @@ def test_from_predictions_to_a_page(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "report.html").read_text()
-    assert "66.7% (95% CI" in page
+    assert "<strong>66.7%</strong>" in page
     assert "<script>x" not in page
     assert len(list((tmp_path / "plots").glob("*.png"))) == 4
     assert "model-index" in (tmp_path / "README.md").read_text()
@@ -82,3 +82,31 @@ def test_a_missing_result_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "no such file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def hashes(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_nothing_is_replaced_that_is_not_an_older_report(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"summary": {}}')
+    (tmp_path / "notes.html").write_text("<title>my own notes</title>")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "cost.png").write_bytes(b"\x89PNG of somebody else")
+    before = hashes(tmp_path)
+    free = {"--output_file": tmp_path / "report.html", "--plots_dir": tmp_path / "plots"}
+    for wrong, said in (
+        ({"--output_file": tmp_path / "result.json"}, "would be written, and"),
+        ({"--output_file": tmp_path / "notes.html"}, "was not written by this command"),
+        ({"--output_file": tmp_path / "pictures"}, "was not written by this command"),
+        ({"--plots_dir": tmp_path / "pictures"}, "was not written by this command"),
+        ({"--plots_dir": tmp_path / "notes.html"}, "is not a folder"),
+    ):
+        flags = [word for pair in {**free, **wrong}.items() for word in pair]
+        done = run(
+            "scripts/report.py", "--result_file", tmp_path / "result.json", "--overwrite", *flags
+        )
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+        assert hashes(tmp_path) == before

@@ -12,7 +12,7 @@ from prompt_distillation.data.comparison import (
     StudentConfidence,
 )
 from prompt_distillation.data.inputs import Input
-from prompt_distillation.data.results import Result
+from prompt_distillation.data.results import Result, TextOverlap
 from prompt_distillation.data.splits import input_key
 from prompt_distillation.evaluation.costs import cost_by_time, cost_of_cascade, reckon
 from prompt_distillation.evaluation.predicting import prediction_of
@@ -94,6 +94,35 @@ def make_result(language_task: Task) -> MakeResult:
                 "test_file": "samples.txt", "train_data_file": "d.jsonl", "with_prompt": False,
                 "thinking": False,
             },
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_text_result(make_result: MakeResult) -> MakeResult:
+    """A result of free texts, of which the first ``references`` have the teacher's text."""
+
+    def make(*, references: int, total: int) -> Result:
+        base = make_result(total)
+        predictions = tuple(
+            replace(
+                item, predicted="a text", correct=None, gold=None,
+                ground_truth=f"text {item.index}" if item.index < references else None,
+            )
+            for item in base.predictions
+        )  # fmt: skip
+        overlap = TextOverlap(
+            reference="teacher", n=references, token_f1=0.5, rouge_l=0.5, chrf=0.5
+        )
+        summary = replace(
+            base.summary, accuracy=None, accuracy_interval=None, macro_f1=None, correct=0,
+            evaluated=0, left_out=total,
+        )  # fmt: skip
+        return replace(
+            base, predictions=predictions, summary=summary, truth="teacher", truths=None,
+            text_overlap=overlap if references else None, confusion_matrix=None,
+            per_language_accuracy={}, worst_performing_languages=(),
         )  # fmt: skip
 
     return make

@@ -12,8 +12,8 @@ def test_who_alone_was_right_and_whether_chance_explains_it(make_result, compari
 
     # Of five inputs that one alone has right, four against one: p = 2 * (5 + 1) / 2**5.
     assert (
-        "Only the student right: 4, only the teacher right: 1 "
-        "(McNemar exact p=0.375: no difference that chance does not make)."
+        "Inputs that only the student gets right: 4; only the teacher: 1 "
+        "(McNemar's exact test, p=0.375: no significant difference)."
     ) in shown.splitlines()
 
 

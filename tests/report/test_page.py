@@ -1,10 +1,10 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
-from prompt_distillation.report.curves import LossCurve, draw_curves, read_curves
-from prompt_distillation.report.page import PageParts, build_page
-from prompt_distillation.report.plots import plot_all
+from prompt_distillation.report.evaluation_plots import plot_all
+from prompt_distillation.report.page import PageParts, build_page, is_own_page
 
 
 class Links(HTMLParser):
@@ -18,7 +18,7 @@ class Links(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.scripts += tag == "script"
         for name, value in attrs:
-            if name in {"src", "href"} and not (value or "").startswith("data:"):
+            if name in {"src", "href"} and not (value or "").startswith(("data:", "#")):
                 self.loaded.append(value or "")
 
 
@@ -60,26 +60,40 @@ def test_a_comparison_brings_latency_and_the_bill(make_result, comparison_of) ->
     )
 
     assert "10.0 times faster" in page
-    assert "paid for after" in page
+    assert "pays for itself after" in page
     assert "1,000,000" in page
 
 
-def test_curves_are_read_and_scaled(tmp_path) -> None:
-    (tmp_path / "loss.csv").write_text(
-        "step,epoch,loss,eval_loss,learning_rate,grad_norm\n1,0.1,4.0,,1e-4,1\n2,0.2,2.0,3.0,,\n"
+def test_free_text_has_no_matrix_and_nothing_in_it_is_right_or_wrong(make_text_result) -> None:
+    page = build_page(PageParts(results={"m": make_text_result(references=3, total=4)}, main="m"))
+
+    assert 'id="matrix"' not in page
+    assert "errors of this model" not in page
+    assert "ROUGE-L" in page
+    assert data_of(page)["judged"] is False
+    assert [row[2] for row in data_of(page)["rows"]] == ["text 0", "text 1", "text 2", None]
+
+
+def test_a_page_knows_its_own_kind(make_result, tmp_path) -> None:
+    page, other = tmp_path / "page.html", tmp_path / "other.html"
+    page.write_text(build_page(PageParts(results={"m": make_result(5)}, main="m")))
+    other.write_text("<!doctype html><title>somebody's page</title>")
+
+    assert is_own_page(page)
+    assert not is_own_page(other)
+    assert not is_own_page(tmp_path)
+
+
+def test_half_a_character_does_not_lose_the_page(make_result) -> None:
+    result = make_result(5)
+    half = replace(result.predictions[0], text="half \ud83d an emoji")
+    page = build_page(
+        PageParts(
+            results={"m": replace(result, predictions=(half, *result.predictions[1:]))}, main="m"
+        )
     )
 
-    curves = read_curves(tmp_path)
-    drawing = draw_curves(curves)
-
-    assert [(curve.name, list(curve.points)) for curve in curves] == [
-        ("training loss", [(1.0, 4.0), (2.0, 2.0)]),
-        ("held-out loss", [(2.0, 3.0)]),
-    ]
-    assert drawing.lines[0]["points"] == "340.0,10.0 630.0,105.0"
-    assert (drawing.top, drawing.end) == ("4", "2")
-    assert read_curves(tmp_path / "none") == []
-    assert draw_curves([LossCurve(name="x", colour="red", points=[])]).lines == []
+    assert data_of(page.encode().decode())["rows"][0][1] == "half \ufffd an emoji"
 
 
 def test_confidence_is_part_of_the_comparison(make_result, comparison_of) -> None:
@@ -94,10 +108,10 @@ def test_confidence_is_part_of_the_comparison(make_result, comparison_of) -> Non
 
     page = build_page(parts)
 
-    assert "Expected calibration error 0.110 (n=50)." in page
-    assert "nothing has to fall back to the teacher" in page
-    assert "had no say in the threshold" in page
-    assert "A million queries cost 100.00 USD with the cascade" in page
+    assert "Expected calibration error: 0.110 (n=50)." in page
+    assert "no input needs the teacher" in page
+    assert "threshold chosen on one half" in page
+    assert "Cost per million queries (USD): 100.00 with the cascade" in page
     rows = data_of(page)["rows"]
     assert (rows[0][8], rows[1][8]) == (0.9, 0.6)
 
@@ -117,7 +131,7 @@ def test_pictures_stand_beside_the_words_on_them(make_result, comparison_of, tmp
         )
     )
 
-    start, end = page.index('id="h-confidence"'), page.index('id="h-pictures"')
+    start, end = page.index('id="h-confidence"'), page.index('id="h-charts"')
     for name in ("calibration", "coverage", "cascade"):
         assert start < page.index(f'<img alt="{name}" width=') < end
     assert page.index('<img alt="cost"') < start
@@ -133,4 +147,4 @@ def test_confidence_that_was_not_measured_says_why(make_result, comparison_of) -
         PageParts(results=results, main="the student", comparison=comparison_of(keyed))
     )
 
-    assert "Not scored: switched off by --no_score_labels." in page
+    assert "Confidence was not measured: switched off by --no_score_labels." in page

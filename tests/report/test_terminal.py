@@ -1,11 +1,13 @@
 import io
+from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
 from prompt_distillation.data.results import Prediction
 from prompt_distillation.data.text import safe_for_terminal, shorten
 from prompt_distillation.evaluation.scoring import confusion_matrix
-from prompt_distillation.report.terminal import Stream, money, print_confusion_matrix
+from prompt_distillation.report.terminal import Stream, print_confusion_matrix, print_summary
 
 
 def make_console(*, colour: bool = False) -> tuple[Console, io.StringIO]:
@@ -60,6 +62,13 @@ def test_no_answer_and_no_truth_have_signs_of_their_own() -> None:
 
     assert lines[2] == "✗ [1/2] Pred: ? | GT: en | Acc: 0/1 (  0.0%) | a"
     assert lines[3] == "· [2/2] Pred: en | GT: - | Acc: 0/1 (  0.0%) | b"
+
+
+def test_no_accuracy_is_shown_before_anything_was_judged() -> None:
+    console, out = make_console()
+    Stream(console, total=1).show(prediction("b", None, "en"))
+
+    assert out.getvalue().splitlines()[2] == "· [1/1] Pred: en | GT: - | Acc: - | b"
 
 
 def test_colours_only_where_the_terminal_allows() -> None:
@@ -128,9 +137,49 @@ def test_a_matrix_of_many_labels_shows_the_confused_ones() -> None:
     assert lines[-1].startswith("1 of 77 labels shown")
 
 
-def test_small_amounts_keep_their_digits() -> None:
-    amounts = [0, 1234.5, 1, 0.36, 0.0842, 0.00314, -0.02]
+def printed(result) -> str:
+    console, out = make_console()
+    print_summary(console, result, output_file=Path("result.json"))
+    return out.getvalue()
 
-    assert [money(amount) for amount in amounts] == [
-        "0.00", "1,234.50", "1.00", "0.36", "0.084", "0.0031", "-0.020",
-    ]  # fmt: skip
+
+def test_a_model_that_answers_is_said_to_answer_directly(make_result) -> None:
+    shown = printed(make_result(10, unparsed=range(5)))
+
+    assert "responds directly without the prompt" in shown
+    assert "mean latency 0.100 s" in shown
+
+
+def test_a_model_whose_answers_cannot_be_read_is_not_praised(make_result) -> None:
+    shown = printed(make_result(10, unparsed=range(6)))
+
+    assert "responds directly" not in shown
+    assert "Unparseable responses: 6" in shown
+    assert "no_label: 6" in shown
+
+
+def test_free_text_is_compared_or_left_out_but_never_both(make_text_result) -> None:
+    """Texts with a reference are counted as compared, and only the others as not compared."""
+    all_known = printed(make_text_result(references=14, total=14))
+    some_known = printed(make_text_result(references=10, total=14))
+    none_known = printed(make_text_result(references=0, total=14))
+
+    assert "Similarity to the teacher texts (n=14)" in all_known
+    assert "Not compared" not in all_known
+    assert "Similarity to the teacher texts (n=10)" in some_known
+    assert "Not compared, no teacher text: 4" in some_known
+    assert "no input has a teacher text" in none_known
+    for shown in (all_known, some_known, none_known):
+        assert "Accuracy" not in shown
+        assert "confusion matrix" not in shown
+
+
+def test_missing_truths_are_counted(make_result) -> None:
+    result = make_result(10)
+    summary = replace(result.summary, evaluated=7, left_out=3)
+
+    assert "Not evaluated, no gold answer: 3" in printed(replace(result, summary=summary))
+    summary = replace(summary, evaluated=0, left_out=10, accuracy=None, accuracy_interval=None)
+    shown = printed(replace(result, summary=summary))
+    assert "Overall Accuracy: - (no input has a gold answer)" in shown
+    assert "Correct:" not in shown

@@ -2,12 +2,13 @@ import json
 
 import pytest
 
+from prompt_distillation.data.run_files import read_history
 from prompt_distillation.errors import InputError
 from prompt_distillation.report.training_plots import (
     loss_by_epoch,
     plot_training,
     smoothed,
-    summary,
+    training_figures,
 )
 
 HISTORY = [
@@ -32,7 +33,7 @@ HISTORY = [
 
 def test_seven_plots_are_drawn(tmp_path):
     (tmp_path / "log_history.json").write_text(json.dumps(HISTORY))
-    files = plot_training(tmp_path / "log_history.json", tmp_path / "plots")
+    files = plot_training(read_history(tmp_path), tmp_path / "plots")
     assert sorted(file.stem for file in files) == [
         "gradient_norms",
         "learning_rate",
@@ -57,16 +58,21 @@ def test_the_smoothed_loss_of_a_constant_is_the_constant():
 
 
 def test_the_summary_holds_first_last_and_best():
-    rows = summary(HISTORY)
+    rows = training_figures(HISTORY)
     assert rows["first training loss"] == "3.0000"
     assert rows["held-out loss after"] == "0.4000"
-    assert rows["held-out accuracy after"] == "90.0%"
+    assert rows["agreement with the teacher after"] == "90.0%"
     assert rows["peak memory"] == "0.60 GiB"
 
 
-def test_a_log_without_losses_is_refused(tmp_path):
-    (tmp_path / "log_history.json").write_text("[]")
-    with pytest.raises(InputError, match="holds no training loss"):
-        plot_training(tmp_path / "log_history.json", tmp_path)
-    with pytest.raises(InputError, match="no such file"):
-        plot_training(tmp_path / "nowhere.json", tmp_path)
+def test_a_run_without_a_loss_has_no_plots(tmp_path):
+    assert plot_training([], tmp_path / "plots") == []
+    assert plot_training(read_history(tmp_path), tmp_path / "plots") == []
+    assert not (tmp_path / "plots").exists()
+
+
+def test_a_log_that_is_not_one_is_refused(tmp_path):
+    for content in ("{", "{}", "[1]", '[{"loss": 1.0}]'):
+        (tmp_path / "log_history.json").write_text(content)
+        with pytest.raises(InputError, match=r"log_history\.json: not"):
+            read_history(tmp_path)

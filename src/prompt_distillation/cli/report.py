@@ -1,4 +1,4 @@
-"""`scripts/report.py`: an evaluation, or a comparison, as one page, pictures, W&B, a model card."""
+"""`scripts/report.py`: an evaluation or a comparison as a page, charts, W&B run, model card."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from prompt_distillation.cli.options import parse_options
 from prompt_distillation.config import Settings, option
-from prompt_distillation.data.files import atomic_writer, refuse_to_overwrite
+from prompt_distillation.data.files import (
+    atomic_writer,
+    refuse_to_overwrite,
+    refuse_unsafe_outputs,
+)
+from prompt_distillation.data.run_files import read_history
 from prompt_distillation.errors import ConfigError, InputError
 
 if TYPE_CHECKING:  # what these import takes longer than --help may
@@ -17,10 +22,12 @@ if TYPE_CHECKING:  # what these import takes longer than --help may
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = """Show what was measured: one HTML page that needs no network, and pictures.
+TRAINING_PICTURE = "training_loss"
+
+DESCRIPTION = """Show what was measured: one HTML page that needs no network, and its charts.
 
   python scripts/report.py                                   from ./evaluation_results.json
-  python scripts/report.py --comparison_dir ./comparison     all cells, latency and cost
+  python scripts/report.py --comparison_dir ./comparison     all models, latency and cost
   python scripts/report.py --report_to wandb --model_card"""
 
 
@@ -28,48 +35,46 @@ DESCRIPTION = """Show what was measured: one HTML page that needs no network, an
 class ReportConfig(Settings):
     """Options of `report.py`."""
 
-    result_file: Path = option(Path("./evaluation_results.json"), "what evaluate.py wrote")
+    result_file: Path = option(Path("./evaluation_results.json"), "result that evaluate.py wrote")
     comparison_dir: Path | None = option(
-        None, "what compare.py wrote, instead of --result_file: all its models on one page"
+        None, "folder that compare.py wrote; shows all its models, instead of --result_file"
     )
     model_path: Path = option(
         Path("./models/prompt_distillation_trl"),
-        "the student's folder: its training curves and its model card",
+        "the student's folder, for its training loss and its model card",
     )
-    output_file: Path = option(Path("./report.html"), "the page")
-    plots_dir: Path = option(Path("./plots"), "where the pictures go, as PNG")
-    overwrite: bool = option(False, "replace a page and pictures that are there already")
+    output_file: Path = option(Path("./report.html"), "the HTML page")
+    plots_dir: Path = option(Path("./plots"), "folder of the charts, as PNG files")
+    overwrite: bool = option(False, "replace an older report")
     report_to: Literal["none", "wandb"] = option(
-        "none", "also log the summary, the errors and the confusion matrix there"
+        "none", "also log the summary, the errors and the confusion matrix to W&B"
     )
-    model_card: bool = option(False, "also write the metrics into the model card of --model_path")
+    model_card: bool = option(False, "also write the results into the model card of --model_path")
 
 
 def main(argv: Sequence[str]) -> int | None:
     """Report as ``argv`` says."""
     config = parse_options(ReportConfig, argv, description=DESCRIPTION)
     # Imported only now: scientific libraries take longer than --help may.
-    from prompt_distillation.report.curves import read_curves
+    from prompt_distillation.report.evaluation_plots import plot_all
     from prompt_distillation.report.page import PageParts, build_page
-    from prompt_distillation.report.plots import plot_all
     from prompt_distillation.report.terminal import make_console, print_lines
+    from prompt_distillation.report.training_plots import plot_training
 
-    refuse_to_overwrite([config.output_file], overwrite=config.overwrite)
-    if config.plots_dir.is_dir():
-        refuse_to_overwrite(sorted(config.plots_dir.glob("*.png")), overwrite=config.overwrite)
+    _check_outputs(config)
     results, comparison = _read(config)
     title = _main_title(results, comparison)
     if config.model_card:
         _check_card(config, results[title])
-    curves = read_curves(config.model_path)
     pictures = plot_all(results, comparison, config.plots_dir)
+    history = read_history(config.model_path)
+    pictures += plot_training(history, config.plots_dir, charts=[TRAINING_PICTURE])
     page = build_page(
         PageParts(
             results=results,
             main=title,
             comparison=comparison,
             scored=_scored(config, comparison),
-            curves=curves,
             pictures=pictures,
         )
     )
@@ -79,6 +84,22 @@ def main(argv: Sequence[str]) -> int | None:
     lines += _publish(config, results[title], title)
     print_lines(make_console(), lines)
     return None
+
+
+def _check_outputs(config: ReportConfig) -> None:
+    """Refuse to replace anything but an older report, before hours of results are read."""
+    from prompt_distillation.report.evaluation_plots import PICTURES, is_own_picture
+    from prompt_distillation.report.page import is_own_page
+
+    if config.plots_dir.exists() and not config.plots_dir.is_dir():
+        raise ConfigError(f"--plots_dir {config.plots_dir} is not a folder; choose another one")
+    pictures = [config.plots_dir / f"{name}.png" for name in (*PICTURES, TRAINING_PICTURE)]
+    read = [config.result_file]
+    if config.comparison_dir is not None:
+        read = sorted(config.comparison_dir.glob("*.json"))
+    refuse_unsafe_outputs([config.output_file], read, is_ours=is_own_page)
+    refuse_unsafe_outputs(pictures, read, is_ours=is_own_picture)
+    refuse_to_overwrite([config.output_file, *pictures], overwrite=config.overwrite)
 
 
 def _read(config: ReportConfig) -> "tuple[dict[str, Result], Comparison | None]":

@@ -18,6 +18,7 @@ from prompt_distillation.cli.train_settings import (
 )
 from prompt_distillation.config import settings_of
 from prompt_distillation.data.files import read_json, sibling
+from prompt_distillation.data.run_files import PLOTS_FOLDER, read_history
 from prompt_distillation.training.methods.sft_options import refuse_misspelt
 from prompt_distillation.training.tracking import tensorboard_folder
 from prompt_distillation.training.train_config import TrainConfig
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int | None:
     if is_main:
         from prompt_distillation.report.training_plots import plot_training
 
-        plot_training(config.output_dir / "log_history.json", config.output_dir / "plots")
+        plot_training(read_history(config.output_dir), config.output_dir / PLOTS_FOLDER)
         _show_result(console, config, result)
     return None
 

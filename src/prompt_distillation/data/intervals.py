@@ -1,4 +1,4 @@
-"""How sure a share is."""
+"""How sure a share is, and how both are written."""
 
 from dataclasses import dataclass
 
@@ -24,3 +24,15 @@ def wilson_interval(correct: int, total: int) -> Interval | None:
         return None
     interval = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
     return Interval(low=float(interval.low), high=float(interval.high))
+
+
+def percent(share: float | None, *, digits: int = 1) -> str:
+    """A share as people read it; a dash where there is none."""
+    return "-" if share is None else f"{share:.{digits}%}"
+
+
+def with_interval(share: float | None, interval: Interval | None) -> str:
+    """``95.2% (95% CI 94.2-96.0%)``; a dash where there is nothing to say."""
+    if share is None or interval is None:
+        return "-"
+    return f"{share:.1%} (95% CI {interval.low * 100:.1f}-{interval.high * 100:.1f}%)"

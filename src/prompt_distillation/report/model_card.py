@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.data.files import atomic_writer
+from prompt_distillation.data.intervals import with_interval
 from prompt_distillation.data.results import Agreement, Result
 from prompt_distillation.errors import ModelError
-from prompt_distillation.report.terminal import with_interval
 
 CARD_FILE = "README.md"
 START, END = "<!-- evaluation -->", "<!-- /evaluation -->"

@@ -1,4 +1,4 @@
-"""One HTML page that needs no network: everything an engineer and a manager ask of a result."""
+"""One HTML page that needs no network: what an engineer and a manager want to know of a result."""
 
 import base64
 import dataclasses
@@ -14,16 +14,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from prompt_distillation.data.comparison import Comparison
-from prompt_distillation.data.results import UNPARSEABLE, Result
-from prompt_distillation.data.text import shorten
-from prompt_distillation.report.comparison_table import milliseconds, speed_line
-from prompt_distillation.report.confidence_text import (
-    comparison_confidence_lines,
-    confidence_lines,
+from prompt_distillation.data.comparison import STUDENT_KEY, TEACHER_KEY, Cell, Comparison
+from prompt_distillation.data.intervals import percent
+from prompt_distillation.data.results import UNPARSEABLE, Result, Usage
+from prompt_distillation.data.text import encodable, shorten
+from prompt_distillation.report.sentences import (
+    comparison_confidence_sentences,
+    confidence_sentences,
+    cost_sentence,
+    milliseconds,
+    money,
+    paired_sentence,
+    speed_sentence,
+    with_bounds,
 )
-from prompt_distillation.report.curves import LossCurve, draw_curves
-from prompt_distillation.report.terminal import money, percent, with_bounds, with_interval
 
 MAX_RAW_LENGTH = 4000
 """Characters of one completion that the page carries; the result file has all of it."""
@@ -33,8 +37,12 @@ HALF_PAGE_PIXELS = 1400
 """A picture that is wider gets the page's whole width."""
 
 SECTION_OF = {
-    "cost": "cost", "calibration": "confidence", "coverage": "confidence", "cascade": "confidence",
+    "accuracy_cost": "results", "cost": "cost", "calibration": "confidence",
+    "coverage": "confidence", "cascade": "confidence", "training_loss": "training",
 }  # fmt: skip
+
+GENERATOR = '<meta name="generator" content="prompt-distillation report">'
+"""Stands near the top of every page: only a file with it may be replaced by another page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +55,6 @@ class PageParts:
         comparison: latency, costs and confidence.
         scored: the evaluation of the labels' scores, for the model the page is about; in a report
             of one evaluation, that evaluation.
-        curves: of the training.
         pictures: PNG files.
     """
 
@@ -55,7 +62,6 @@ class PageParts:
     main: str
     comparison: Comparison | None = None
     scored: Result | None = None
-    curves: Sequence[LossCurve] = ()
     pictures: Sequence[Path] = ()
 
 
@@ -65,29 +71,34 @@ def build_page(parts: PageParts) -> str:
     script = _resource("report.js")
     template = _environment().get_template("report.html.jinja")
     bill = parts.comparison.bill if parts.comparison else None
-    curves = draw_curves(parts.curves)
-    return template.render(
+    page = template.render(
         title=f"{main.task}: {parts.main}",
+        generator=Markup(GENERATOR),
         css=Markup(_resource("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         main=main,
         comparison=parts.comparison,
-        speed=speed_line(parts.comparison) if parts.comparison else "",
+        tiles=_tiles(parts),
         lines=_lines(parts),
         truths=_truths(main),
-        paired=main.truths.student_against_teacher if main.truths else None,
         bill=bill,
         currency=bill.currency if bill else "cost",
         confidence=_confidence(parts),
         sections=_pictures_by_section(parts.pictures),
-        curves=curves.lines,
-        curve_top=curves.top,
-        curve_end=curves.end,
         origin=_origin(main),
         details=_details(main),
         data=_data(parts),
     )
+    return encodable(page)[0]
+
+
+def is_own_page(path: Path) -> bool:
+    """Whether `build_page` made this file: the only files that another page may replace."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return GENERATOR.encode() in file.read(4096)
 
 
 def _environment() -> Environment:
@@ -101,7 +112,8 @@ def _environment() -> Environment:
         "ensure_ascii": False, "allow_nan": False, "separators": (",", ":"),
     }  # fmt: skip
     environment.globals |= {
-        "share": with_interval, "bounds": with_bounds, "percent": percent, "money": money,
+        "bounds": with_bounds, "percent": percent, "money": money, "paired": paired_sentence,
+        "cost_of": cost_sentence, "speed_of": speed_sentence,
     }  # fmt: skip
     return environment
 
@@ -109,6 +121,82 @@ def _environment() -> Environment:
 def _resource(name: str) -> str:
     folder = resources.files("prompt_distillation.report") / "templates"
     return (folder / name).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tile:
+    """One of the figures at the top of the page."""
+
+    value: str
+    name: str
+    note: str
+
+
+def _tiles(parts: PageParts) -> list[_Tile]:
+    """The figures that a reader wants first."""
+    main = parts.results[parts.main]
+    tiles = _quality_tiles(main)
+    comparison = parts.comparison
+    teacher = comparison.cell(TEACHER_KEY) if comparison else None
+    student = comparison.cell(STUDENT_KEY) if comparison else None
+    if comparison is None or teacher is None or student is None:
+        if main.usage:
+            tiles.append(_Tile(
+                value=f"{_tokens(main.usage):,.0f} tokens", name="per query, in and out",
+                note=f"{main.usage.queries_per_second:,.1f} queries/s in one batch",
+            ))  # fmt: skip
+        return tiles
+    tiles.append(_Tile(
+        value=f"{teacher.alone.p50 / student.alone.p50:,.1f}x faster", name="than the teacher",
+        note=f"{milliseconds(student.alone.p50)} instead of {milliseconds(teacher.alone.p50)} "
+        "for a single query",
+    ))  # fmt: skip
+    tiles.append(_Tile(
+        value=f"{_tokens(teacher) / _tokens(student):,.1f}x fewer", name="tokens per query",
+        note=f"{_tokens(student):,.0f} instead of {_tokens(teacher):,.0f}",
+    ))  # fmt: skip
+    if comparison.bill and student.cost and teacher.cost:
+        saving = comparison.bill.saving_share
+        ours, theirs = student.cost.per_million_queries, teacher.cost.per_million_queries
+        tiles.append(_Tile(
+            value=f"{abs(saving):.0%} {'cheaper' if saving >= 0 else 'dearer'}", name="per query",
+            note=f"{money(ours)} instead of {money(theirs)} {comparison.bill.currency} per million",
+        ))  # fmt: skip
+    return tiles
+
+
+def _quality_tiles(main: Result) -> list[_Tile]:
+    """How good the answers are: accuracy, or for free text the similarity to a reference."""
+    summary, overlap = main.summary, main.text_overlap
+    if summary.accuracy is not None and summary.accuracy_interval is not None:
+        interval = summary.accuracy_interval
+        tiles = [_Tile(
+            value=percent(summary.accuracy), name=f"accuracy against the {main.truth} labels",
+            note=f"95 % interval {interval.low:.1%} to {interval.high:.1%}, n={summary.evaluated}",
+        )]  # fmt: skip
+    elif overlap is not None:
+        tiles = [_Tile(
+            value=f"{overlap.rouge_l:.2f} ROUGE-L", name=f"against the {overlap.reference} texts",
+            note=f"token F1 {overlap.token_f1:.2f}, chrF {overlap.chrf:.2f}, n={overlap.n}",
+        )]  # fmt: skip
+    else:
+        tiles = [_Tile(
+            value=percent(summary.parse_rate), name="of the answers could be read",
+            note=f"{summary.predicted} of {summary.total_samples}; no {main.truth} answer to "
+            "compare with",
+        )]  # fmt: skip
+    teacher = main.truths.teacher_gold if main.truths else None
+    if teacher is not None and teacher.n and teacher.interval is not None:
+        tiles.append(_Tile(
+            value=percent(teacher.accuracy), name="accuracy of the teacher",
+            note=f"95 % interval {teacher.interval.low:.1%} to {teacher.interval.high:.1%}, "
+            f"n={teacher.n}",
+        ))  # fmt: skip
+    return tiles
+
+
+def _tokens(used: Usage | Cell) -> float:
+    return used.prompt_tokens_per_query + used.completion_tokens_per_query
 
 
 def _lines(parts: PageParts) -> list[dict[str, Any]]:
@@ -142,9 +230,9 @@ def _lines(parts: PageParts) -> list[dict[str, Any]]:
 def _confidence(parts: PageParts) -> list[str]:
     """Sentences on how sure the model is; none where its labels were not scored."""
     if parts.comparison is not None:
-        return list(comparison_confidence_lines(parts.comparison))
+        return list(comparison_confidence_sentences(parts.comparison))
     found = parts.results[parts.main].confidence
-    return list(confidence_lines(found)) if found else []
+    return list(confidence_sentences(found)) if found else []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +252,9 @@ class _Picture:
 
 def _pictures_by_section(pictures: Sequence[Path]) -> dict[str, list[_Picture]]:
     """Section -> its pictures; they stand beside the words on them."""
-    found: dict[str, list[_Picture]] = {"cost": [], "confidence": [], "others": []}
+    found: dict[str, list[_Picture]] = {
+        name: [] for name in ("results", "cost", "confidence", "training", "others")
+    }
     for path in pictures:
         content = path.read_bytes()
         # PNG, third edition, 11.2.1: the header's first two numbers, big-endian, from byte 16 on.
@@ -183,16 +273,16 @@ def _truths(main: Result) -> list[tuple[str, Any]]:
     if main.truths is None:
         return []
     return [
-        ("this model against gold", main.truths.student_gold),
-        ("teacher against gold", main.truths.teacher_gold),
-        ("this model against the teacher", main.truths.student_teacher),
+        ("this model with the gold labels", main.truths.student_gold),
+        ("the teacher with the gold labels", main.truths.teacher_gold),
+        ("this model with the teacher", main.truths.student_teacher),
     ]
 
 
 def _origin(main: Result) -> list[tuple[str, str]]:
     made = main.provenance
     return [
-        ("made", f"{main.timestamp}, commit {made.get('git_commit') or 'unknown'}"),
+        ("evaluated", f"{main.timestamp}, commit {made.get('git_commit') or 'unknown'}"),
         ("task", f"{main.task}, prompt SHA-256 {main.prompt_sha256}"),
         ("model", main.base_model),
         ("adapter", main.adapter or "none"),
@@ -224,12 +314,12 @@ def _data(parts: PageParts) -> dict[str, Any]:
         "raw_model": titles.index(parts.main),
         "unparseable": UNPARSEABLE,
         "labels": labels,
+        "judged": matrix is not None,
         "rows": [
             [
                 item.index,
                 item.text,
-                # Generated text is not right or wrong by being the same.
-                item.ground_truth if matrix else None,
+                item.ground_truth,
                 item.teacher,
                 item.teacher_asked,
                 list(given),

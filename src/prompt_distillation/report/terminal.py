@@ -1,22 +1,25 @@
-"""An evaluation on the screen: a line per input as it comes, then the tables."""
+"""An evaluation on the screen: a line per input as it comes, then the tables and the summary."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-from prompt_distillation.data.intervals import Interval
+from prompt_distillation.data.intervals import percent, with_interval
 from prompt_distillation.data.results import (
     UNPARSEABLE,
+    Agreement,
     ConfusionMatrix,
     LabelResult,
+    Overlap,
     Prediction,
     Result,
+    Usage,
     WorstLabel,
 )
 from prompt_distillation.data.text import safe_for_terminal, shorten
+from prompt_distillation.report.sentences import confidence_sentences, paired_sentence
 
 RULE = "=" * 80
 SHORT_RULE = "=" * 60
@@ -24,39 +27,13 @@ GOOD, FAIR = 0.9, 0.5
 STREAM_TEXT_LENGTH = 70
 EXAMPLE_TEXT_LENGTH = 50
 MAX_MATRIX_LABELS = 30
+MOSTLY_READABLE = 0.5
+"""Share of readable answers from which the model can be said to answer at all."""
 
 
 def make_console() -> Console:
     """A console on stdout: colours on a terminal, plain text in a pipe."""
     return Console(highlight=False, markup=False, emoji=False)
-
-
-def percent(share: float | None, *, digits: int = 1) -> str:
-    """A share as people read it; a dash where there is none."""
-    return "-" if share is None else f"{share:.{digits}%}"
-
-
-def with_interval(share: float | None, interval: Interval | None, *, digits: int = 1) -> str:
-    """``95.2% (95% CI 94.2-96.0%)``."""
-    if share is None or interval is None:
-        return "-"
-    low, high = interval.low * 100, interval.high * 100
-    return f"{share:.{digits}%} (95% CI {low:.{digits}f}-{high:.{digits}f}%)"
-
-
-def with_bounds(share: float | None, interval: Interval | None) -> str:
-    """``95.2% (94.2-96.0)``, under a heading that says what the bounds are."""
-    if share is None or interval is None:
-        return "-"
-    return f"{share:.1%} ({interval.low * 100:.1f}-{interval.high * 100:.1f})"
-
-
-def money(amount: float) -> str:
-    """Two decimals, and below one unit two digits that say something: ``1,234.50``, ``0.0031``."""
-    if amount == 0 or abs(amount) >= 1:
-        return f"{amount:,.2f}"
-    decimals = max(2, 1 - math.floor(math.log10(abs(amount))))
-    return f"{amount:.{decimals}f}"
 
 
 class Stream:
@@ -80,7 +57,10 @@ class Stream:
             self._judged += 1
             self._correct += prediction.correct
             mark, style = ("✓", "green") if prediction.correct else ("✗", "red")
-        share = 100 * self._correct / self._judged if self._judged else 0.0
+        running = "-"
+        if self._judged:
+            share = 100 * self._correct / self._judged
+            running = f"{self._correct}/{self._judged} ({share:5.1f}%)"
         width = len(str(self._total))
         answer = UNPARSEABLE if prediction.predicted is None else prediction.predicted
         truth = "-" if prediction.ground_truth is None else prediction.ground_truth
@@ -88,7 +68,7 @@ class Stream:
         text.append(f"[{self._shown:>{width}}/{self._total}]", style="dim")
         text.append(f" Pred: {_short(answer)}", style=style)
         text.append(f" | GT: {_short(truth)}", style="default")
-        text.append(f" | Acc: {self._correct}/{self._judged} ({share:5.1f}%) | ", style="default")
+        text.append(f" | Acc: {running} | ", style="default")
         text.append(_short(prediction.text, STREAM_TEXT_LENGTH), style="default")
         return text
 
@@ -100,9 +80,6 @@ class Stream:
 
 def print_result(console: Console, result: Result, *, output_file: Path) -> None:
     """Print everything that follows the stream, in the order in which people read it."""
-    # Late, because the summary's module takes the helpers of this one.
-    from prompt_distillation.report.summary import print_summary
-
     if result.confusion_matrix is not None:
         _heading(console, "CONFUSION MATRIX")
         print_confusion_matrix(console, result.confusion_matrix)
@@ -144,7 +121,7 @@ def _shown_labels(matrix: ConfusionMatrix) -> tuple[list[str], list[str], str]:
     errors = {label: total[label] - matrix.matrix_dict[label][label] for label in rows}
     worst = sorted(rows, key=lambda label: -errors[label])[:MAX_MATRIX_LABELS]
     shown = [label for label in rows if label in worst and errors[label]]
-    note = f"{len(shown)} of {len(rows)} labels shown: those with most errors; all are in the file"
+    note = f"{len(shown)} of {len(rows)} labels shown, those with the most errors; the file has all"
     answers = [
         label
         for label in matrix.labels
@@ -166,7 +143,7 @@ def _print_label(console: Console, label: str, result: LabelResult) -> None:
 def _print_worst(console: Console, result: Result) -> None:
     _heading(console, f"MOST PROBLEMATIC LANGUAGES (Top {len(result.worst_performing_languages)})")
     if not result.worst_performing_languages:
-        _line(console, "\nNone: every answer is right.")
+        _line(console, "\nNone: every answer is correct.")
     for number, worst in enumerate(result.worst_performing_languages, start=1):
         _print_worst_label(console, number, worst, result.per_language_accuracy[worst.language])
     _line(console, f"\n{RULE}")
@@ -184,7 +161,129 @@ def _print_worst_label(
         _line(console, f"     - Predicted {answer} (should be {worst.language}): {text}")
 
 
-def print_lines(console: Console, lines: Sequence[str]) -> None:
+def print_summary(console: Console, result: Result, *, output_file: Path) -> None:
+    """Print the summary, the agreement with each truth, the overlap with training, and usage."""
+    lines = ["", SHORT_RULE, "EVALUATION SUMMARY", SHORT_RULE, *_model_lines(result), ""]
+    lines += _performance_lines(result)
+    lines += ["", *_agreement_lines(result)] if result.truths else []
+    lines += ["", *_overlap_lines(result.overlap, split=result.split)]
+    if result.confidence:
+        lines += ["", "Confidence:"]
+        lines += [f"  {line}" for line in confidence_sentences(result.confidence)]
+    lines += ["", *_usage_lines(result.usage)] if result.usage else []
+    if not result.with_prompt and result.usage and result.summary.parse_rate >= MOSTLY_READABLE:
+        lines += ["", f"💡 The model responds directly without the prompt of {result.task!r}!"]
+    lines += ["", f"📁 Complete results saved to: {output_file}"]
+    if result.confusion_matrix is not None:
+        lines += ["   Includes: predictions, confusion matrix, per-language stats, error examples"]
+    print_lines(console, lines)
+
+
+def _model_lines(result: Result) -> Iterator[str]:
+    yield f"{'Model' if result.usage else 'Predictions'}: {result.base_model}"
+    if result.adapter:
+        yield f"Adapter: {result.adapter}"
+    if result.with_prompt or result.thinking:
+        prompt = "with the task's prompt" if result.with_prompt else "without the prompt"
+        yield f"Asked: {prompt}, {'thinking' if result.thinking else 'not thinking'}"
+
+
+def _performance_lines(result: Result) -> Iterator[str]:
+    summary = result.summary
+    yield "Performance:"
+    yield f"  Total samples: {summary.total_samples}"
+    yield f"  Successfully predicted: {summary.predicted}"
+    yield f"  Unparseable responses: {summary.unparseable}"
+    for reason, count in result.reject_reasons.items():
+        yield f"    {reason}: {count}"
+    yield f"  Parse rate: {summary.parse_rate:.2%}"
+    yield ""
+    if result.confusion_matrix is None:
+        yield from _text_lines(result)
+    elif summary.accuracy is None or summary.accuracy_interval is None:
+        yield f"  Overall Accuracy: - (no input has a {result.truth} answer)"
+    else:
+        interval = summary.accuracy_interval
+        yield f"  Overall Accuracy: {summary.accuracy:.2%}"
+        yield f"  Correct: {summary.correct}/{summary.evaluated}"
+        yield f"  95% interval: {interval.low:.2%} - {interval.high:.2%} (Wilson)"
+        yield f"  Macro-F1: {percent(summary.macro_f1, digits=2)}"
+        if summary.left_out:
+            yield f"  Not evaluated, no {result.truth} answer: {summary.left_out}"
+
+
+def _text_lines(result: Result) -> Iterator[str]:
+    """Similarity of free text to a reference, which takes the place of an accuracy."""
+    overlap = result.text_overlap
+    if overlap is None:
+        yield f"  Similarity: - (no input has a {result.truth} text to compare with)"
+        return
+    yield f"  Similarity to the {overlap.reference} texts (n={overlap.n}):"
+    yield f"  Token F1: {overlap.token_f1:.3f}"
+    yield f"  ROUGE-L:  {overlap.rouge_l:.3f}"
+    yield f"  chrF:     {overlap.chrf:.3f}"
+    if overlap.n < result.summary.total_samples:
+        left_out = result.summary.total_samples - overlap.n
+        yield f"  Not compared, no {overlap.reference} text: {left_out}"
+
+
+def _agreement_lines(result: Result) -> Iterator[str]:
+    truths = result.truths
+    if truths is None:
+        return
+    yield "Agreement:"
+    yield _agreement_line("this model with gold", truths.student_gold)
+    yield _agreement_line("teacher with gold", truths.teacher_gold)
+    yield _agreement_line("this model with teacher", truths.student_teacher)
+    if truths.student_against_teacher:
+        yield f"  {paired_sentence(truths.student_against_teacher)}"
+
+
+def _agreement_line(name: str, agreement: Agreement | None) -> str:
+    if agreement is None or not agreement.n:
+        return f"  {name + ':':<25}unknown for these inputs"
+    left_out = f", {agreement.left_out} left out" if agreement.left_out else ""
+    share = with_interval(agreement.accuracy, agreement.interval)
+    return f"  {name + ':':<25}{share}, n={agreement.n}{left_out}"
+
+
+def _overlap_lines(overlap: Overlap, *, split: str) -> Iterator[str]:
+    if not overlap.checked:
+        yield (
+            "⚠️  Whether these inputs were used for training is unknown: there is no file at "
+            "--train_data_file."
+        )
+        return
+    if not overlap.texts and not overlap.groups:
+        yield (
+            f"None of these {overlap.total} inputs, nor any of their groups, is among the "
+            f"{overlap.training_rows} training rows (split {split})."
+        )
+        return
+    texts, groups = overlap.texts / overlap.total, overlap.groups / overlap.total
+    yield "⚠️  TEST INPUTS WERE USED FOR TRAINING: this is not the accuracy on new inputs."
+    yield f"    {overlap.texts} of {overlap.total} inputs ({texts:.1%}) are in the training data;"
+    yield f"    {overlap.groups} ({groups:.1%}) share a group with a training input."
+
+
+def _usage_lines(usage: Usage) -> Iterator[str]:
+    cached = f" ({usage.cached_tokens} in total from the cache)" if usage.cached_tokens else ""
+    latency = usage.latency_seconds_mean
+    yield f"Usage (engine {usage.engine}, batched):"
+    yield (
+        f"  Tokens per query: {usage.prompt_tokens_per_query:.1f} in{cached}, "
+        f"{usage.completion_tokens_per_query:.1f} out"
+    )
+    yield f"  Seconds per query: {usage.seconds_per_query:.4f}" + (
+        "" if latency is None else f" (mean latency {latency:.3f} s)"
+    )
+    yield (
+        f"  Throughput: {usage.queries_per_second:.1f} queries/s "
+        f"({usage.run_seconds:.1f} s, plus {usage.startup_seconds:.1f} s to start)"
+    )
+
+
+def print_lines(console: Console, lines: Iterable[str]) -> None:
     """Print lines as they are."""
     for line in lines:
         _line(console, line)

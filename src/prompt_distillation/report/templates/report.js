@@ -26,8 +26,10 @@
 
   const answerOf = (row) => row[ANSWERS][Number(model.value)];
   const shownAnswer = (row) => answerOf(row) ?? NO_ANSWER;
-  const isRight = (row) => row[TRUTH] !== null && answerOf(row) === row[TRUTH];
-  const isWrong = (row) => row[TRUTH] !== null && answerOf(row) !== row[TRUTH];
+  // Generated text is not right or wrong by being the same.
+  const isJudged = (row) => data.judged && row[TRUTH] !== null;
+  const isRight = (row) => isJudged(row) && answerOf(row) === row[TRUTH];
+  const isWrong = (row) => isJudged(row) && answerOf(row) !== row[TRUTH];
   const teacherRight = (row) => row[ASKED] && row[TEACHER] === row[TRUTH];
   const WHO = {
     any: () => true,
@@ -82,8 +84,10 @@
     node.style.top = `${at * ROW_HEIGHT}px`;
     const state = isRight(row) ? "right" : isWrong(row) ? "wrong" : "";
     const mark = make("span", state === "right" ? "✓" : state === "wrong" ? "✗" : "·", state);
-    mark.setAttribute("aria-label", state || "no truth");
-    const labels = make("span", `${row[TRUTH] ?? "-"} → ${shownAnswer(row)}`, "labels");
+    mark.setAttribute("aria-label", state || "not judged");
+    const given = data.judged ? `${row[TRUTH] ?? "-"} → ${shownAnswer(row)}` : shownAnswer(row);
+    const labels = make("span", given, "labels");
+    labels.title = data.judged ? "true label → answer" : "answer";
     const text = make("bdi", row[TEXT], "text");
     text.dir = "auto";
     node.append(mark, labels, text);
@@ -104,7 +108,7 @@
   function drawDetail() {
     const row = shown[selected];
     if (!row) {
-      detail.replaceChildren(make("p", "No input fits these filters.", "soft"));
+      detail.replaceChildren(make("p", "No input matches these filters.", "soft"));
       return;
     }
     const text = make("p", row[TEXT], "text");
@@ -115,18 +119,19 @@
       tr.append(make("th", name), make("td", value, right === null ? "" : right ? "right" : "wrong"));
       table.append(tr);
     };
-    line("truth", row[TRUTH] ?? "not known", null);
-    if (row[ASKED]) line("teacher's label", row[TEACHER] ?? NO_ANSWER, row[TRUTH] === null ? null : teacherRight(row));
+    line(data.judged ? "true label" : "reference", row[TRUTH] ?? "unknown", null);
+    if (row[ASKED]) line("teacher, in the dataset", row[TEACHER] ?? NO_ANSWER, isJudged(row) ? teacherRight(row) : null);
     data.models.forEach((name, at) => {
-      line(name, row[ANSWERS][at] ?? NO_ANSWER, row[TRUTH] === null ? null : row[ANSWERS][at] === row[TRUTH]);
+      line(name, row[ANSWERS][at] ?? NO_ANSWER, isJudged(row) ? row[ANSWERS][at] === row[TRUTH] : null);
     });
     if (row[SURE] !== null) line(`confidence of ${data.models[data.raw_model]}`, `${(100 * row[SURE]).toFixed(1)} %`, null);
-    const parts = [make("p", `Input ${row[NUMBER] + 1}${row[TRAINED] ? ", trained on" : ""}`, "soft"), text, table];
-    if (row[RAW]) parts.push(make("h3", `What ${data.models[data.raw_model]} wrote`), make("pre", row[RAW]));
+    const parts = [make("p", `Input ${row[NUMBER] + 1}${row[TRAINED] ? ", used for training" : ""}`, "soft"), text, table];
+    if (row[RAW]) parts.push(make("h3", `Complete output of ${data.models[data.raw_model]}`), make("pre", row[RAW]));
     detail.replaceChildren(...parts);
   }
 
   function drawMatrix() {
+    if (!data.judged) return;
     const names = [...data.labels, NO_ANSWER];
     const counts = new Map();
     const totals = new Map();
@@ -137,7 +142,7 @@
       totals.set(row[TRUTH], (totals.get(row[TRUTH]) ?? 0) + 1);
     }
     const head = make("tr");
-    head.append(make("th", "truth ↓ answer →"), ...names.map((name) => make("th", name)), make("th", "total"));
+    head.append(make("th", "true ↓ answer →"), ...names.map((name) => make("th", name)), make("th", "total"));
     const rows = data.labels.filter((name) => totals.has(name)).map((name) => {
       const tr = make("tr");
       tr.append(make("th", name));
@@ -156,7 +161,7 @@
     button.type = "button";
     button.dataset.truth = name;
     button.dataset.answer = other;
-    button.title = `${number} of ${total} with truth ${name} answered ${other}`;
+    button.title = `${number} of ${total} inputs with the true label ${name} were answered ${other}`;
     const shade = 0.15 + 0.55 * (number / total);
     button.style.background = `rgba(var(${name === other ? "--cell" : "--miss"}), ${shade})`;
     button.addEventListener("click", () => {
@@ -172,7 +177,7 @@
   }
 
   function markMatrix() {
-    for (const button of element("matrix").querySelectorAll("button")) {
+    for (const button of document.querySelectorAll("#matrix button")) {
       const pressed = button.dataset.truth === truth.value && button.dataset.answer === answer.value;
       button.setAttribute("aria-pressed", String(pressed));
     }
@@ -211,6 +216,8 @@
   data.labels.forEach((name) => truth.append(new Option(name, name)));
   [...data.labels, NO_ANSWER].forEach((name) => answer.append(new Option(name, name)));
   model.value = String(data.raw_model);
+  // Errors first; where there are none, an empty list would say nothing.
+  if (data.rows.some(isWrong)) who.value = "wrong";
   drawMatrix();
   filter();
   document.body.dataset.ready = "true";

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imread
 
-from prompt_distillation.report.plots import plot_all
+from prompt_distillation.report.evaluation_plots import PICTURES, is_own_picture, plot_all
 
 
 def test_every_picture_is_drawn(make_result, comparison_of, tmp_path: Path) -> None:
@@ -16,15 +16,12 @@ def test_every_picture_is_drawn(make_result, comparison_of, tmp_path: Path) -> N
 
     written = plot_all(results, comparison_of(keyed, scored=scored), tmp_path)
 
-    assert [path.stem for path in written] == [
-        "accuracy_comparison", "comprehensive_metrics", "confusion_matrices",
-        "prediction_heatmap", "delta_accuracy", "delta_across_examples", "calibration",
-        "coverage", "cascade", "cost",
-    ]  # fmt: skip
+    assert tuple(path.stem for path in written) == PICTURES
     for path in written:
         picture = imread(path)
         assert min(picture.shape[:2]) > 200, path
         assert np.ptp(picture) > 0.5, path  # not an empty sheet
+        assert is_own_picture(path)
 
 
 def test_an_evaluation_by_scores_has_its_pictures_of_confidence(
