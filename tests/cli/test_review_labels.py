@@ -67,7 +67,7 @@ def test_a_link_to_the_dataset_leads_to_its_corrections_and_its_journal(dataset,
 def test_corrections_are_written_and_the_dataset_honours_them(dataset):
     done = review(dataset, "--show", "gold", typed="xx\nen\n\n")
     assert done.returncode == 0, done.stderr
-    assert "'xx' is no label" in done.stdout
+    assert "unknown label 'xx'" in done.stdout
     assert "2 disputes shown, 2 decided" in done.stdout
     path = dataset.with_name("out.corrections.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]

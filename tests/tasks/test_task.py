@@ -192,16 +192,16 @@ def test_labels_may_be_a_list(folder):
         ("kind: [", "not valid YAML"),
         ("- kind", "expected a mapping of names to values, got a list"),
         (CLASSIFICATION + "lables: {}", "unknown key 'lables'; known are answer_pattern"),
-        ("labels: {a: b}", "kind is None; it must be classification or generation"),
+        ("labels: {a: b}", "kind is None; it must be classification or text"),
         ("kind: regression", "kind is 'regression'"),
         ("kind: classification", "at least two labels, got 0"),
         ("kind: classification\nlabels: [only]", "at least two labels, got 1"),
         ("kind: classification\nlabels: [no, sv]", "quote 'no'"),
         ("kind: classification\nlabels: ['a ', b]", "the label 'a ' is empty or has spaces"),
         ("kind: classification\nlabels: 3", "labels must be a mapping or list"),
-        ("kind: generation\nlabels: [a, b]", "a generation has no labels"),
-        ("kind: generation\nanswer_pattern: '(a)'", "a generation has no answer_pattern"),
-        (CLASSIFICATION.replace("(\\w+)", "(\\w+"), "does not compile"),
+        ("kind: generation\nlabels: [a, b]", "kind text has no labels"),
+        ("kind: generation\nanswer_pattern: '(a)'", "kind text has no answer_pattern"),
+        (CLASSIFICATION.replace("(\\w+)", "(\\w+"), "cannot be used: missing )"),
         (CLASSIFICATION.replace("(\\w+)", "\\w+"), "has 0 groups; it needs one"),
         ("kind: generation\nprompt_file: other.md", "other.md is missing"),
     ],
@@ -234,7 +234,7 @@ def test_another_prompt_has_another_hash(folder):
     assert load_task(folder).prompt_sha256 != before
 
 
-def test_require_label(language):
-    assert language.require_label("de", where="x") == "de"
+def test_require_answer(language):
+    assert language.require_answer("de", where="x") == "de"
     with pytest.raises(TaskError, match=r"gold\.txt, line 3: unknown label 'xx'.*ar, de, el"):
-        language.require_label("xx", where="gold.txt, line 3")
+        language.require_answer("xx", where="gold.txt, line 3")

@@ -124,7 +124,7 @@ def _why_not_scored(config: CompareConfig, task: Task) -> str | None:
     """Why the student's labels are not scored; None if they are."""
     if "student" not in config.cell_names:
         return "the student is not among --cells"
-    if task.kind != "classification":
+    if not task.labels:
         return f"the answers of {task.name!r} are free text, and only labels can be scored"
     return None if config.score_labels else "switched off by --no_score_labels"
 

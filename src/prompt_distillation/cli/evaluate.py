@@ -64,9 +64,9 @@ def evaluate(config: EvaluateConfig, console: "Console") -> "Result":
     from prompt_distillation.evaluation.gate import GateRules, check_gate
 
     task = load_task(config.test.task)
-    if task.kind == "generation" and config.decoding != "free":
+    if config.decoding != "free" and not task.labels:
         raise ConfigError(
-            f"--decoding {config.decoding} needs labels; the task {task.name!r} is a generation"
+            f"--decoding {config.decoding} needs labels; the task {task.name!r} has none"
         )
     baseline = read_result(config.gate.baseline) if config.gate.baseline else None
     result = _evaluate(config, task, select_inputs(config.test, task), console)

@@ -107,10 +107,11 @@ def _ask(record: dict[str, Any], task: Task) -> str | None:
             return ""
         if not given and record["answer"]:
             return str(record["answer"])
-        if given in task.labels or (given and task.kind == "generation"):
-            return given
-        if task.labels:
-            _say(f"    {given!r} is no label; the task has {', '.join(task.labels)}")
+        if given:
+            answer = task.answers.accept(given)
+            if answer.text is not None:
+                return answer.text
+            _say(f"    {answer.detail}")
 
 
 def _append(path: Path, record: dict[str, Any], answer: str) -> None:

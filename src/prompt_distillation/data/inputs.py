@@ -248,5 +248,5 @@ def check_gold(inputs: Iterable[Input], task: Task, *, where: Path) -> Iterator[
     """
     for item in inputs:
         if item.gold is not None:
-            task.require_label(item.gold, where=f"{where}, input {item.index + 1}")
+            task.require_answer(item.gold, where=f"{where}, input {item.index + 1}")
         yield item

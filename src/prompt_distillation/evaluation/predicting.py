@@ -21,9 +21,6 @@ from prompt_distillation.tasks import Answer, RejectReason, Task
 Outcome = TypeVar("Outcome")
 
 THINKING_MAX_TOKENS = 4096
-PROMPTED_MAX_TOKENS = 512
-GENERATION_MAX_TOKENS = 1024
-STUDENT_MIN_MAX_TOKENS = 16
 
 NO_THINKING = "\n</think>\n\n"
 """A prefill that makes a model answer at once whose template opens the thinking: what Qwen3's own
@@ -39,12 +36,7 @@ def default_max_tokens(task: Task, *, with_prompt: bool, thinking: bool) -> int:
     """
     if thinking:
         return THINKING_MAX_TOKENS
-    if task.kind == "generation":
-        return GENERATION_MAX_TOKENS
-    if with_prompt:
-        return PROMPTED_MAX_TOKENS
-    longest = max(len(label.encode()) for label in task.labels)
-    return max(STUDENT_MIN_MAX_TOKENS, longest + 8)
+    return task.answers.max_tokens(with_prompt=with_prompt)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +150,7 @@ def prediction_of(
 
     Generated text is neither right nor wrong: two good answers may share no word.
     """
-    judged = item.truth is not None and task.kind == "classification"
+    judged = item.truth is not None and task.answers.has_right_answers
     return Prediction(
         index=item.input.index,
         text=item.input.text,

@@ -58,6 +58,4 @@ def _answer(row: dict[str, Any], task: Task, *, where: str) -> Answer:
         return Answer(reject_reason=RejectReason.EMPTY)
     if not isinstance(predicted, str):
         raise InputError(f"{where}: 'predicted' is {predicted!r}; a label or null is wanted")
-    if task.kind == "classification" and predicted not in task.labels:
-        return Answer(reject_reason=RejectReason.UNKNOWN_LABEL)
-    return Answer(text=predicted)
+    return task.answers.accept(predicted)

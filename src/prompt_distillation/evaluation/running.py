@@ -115,7 +115,7 @@ def build_result(
     """
     made = provenance()
     matrix = per_label = None
-    if task.kind == "classification":
+    if task.answers.metrics == "labels":
         matrix = confusion_matrix(predictions, list(task.labels))
         per_label = per_label_results(matrix, predictions)
     reasons = Counter(item.reject_reason for item in predictions if item.reject_reason)

@@ -56,6 +56,6 @@ def read_corrections(path: Path, task: Task, *, duplicates: Duplicates) -> Corre
             raise InputError(f"{where}: a correction needs a text and an answer, both texts")
         history: tuple[ChatMessage, ...] = tuple(row.get("history") or ())
         item = Input(index=0, text=text, group="", history=history)
-        answers[keys.of(item)] = task.require_label(answer, where=where)
+        answers[keys.of(item)] = task.require_answer(answer, where=where)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Corrections(answers, keys, digest)

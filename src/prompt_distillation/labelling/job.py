@@ -47,12 +47,10 @@ class Job:
 
     def settings(self, census: Census, corrections: Corrections) -> dict[str, object]:
         """All that decides the dataset, as JSON can hold it: equal settings, equal dataset."""
-        pattern = self.task.answer_pattern
         return {
             **self.teacher.identity(self.task),
             **asdict(self.policy),
-            "labels": list(self.task.labels),
-            "answer_pattern": pattern.pattern if pattern else None,
+            **self.task.answers.settings,
             "held_out": self.held_out,
             "duplicates": self.duplicates,
             "inputs": census.inputs,

@@ -1,4 +1,4 @@
-r"""What is distilled: a prompt, the labels if there are any, and how an answer is read.
+r"""What is distilled: the prompt, and what kind of answer it asks for.
 
 A task is a folder, no code: ``task.yaml`` beside ``prompt.md``. For a classification::
 
@@ -8,25 +8,33 @@ A task is a folder, no code: ``task.yaml`` beside ``prompt.md``. For a classific
     labels: {ar: Arabic, de: German, ot: anything else}
     answer_pattern: 'Final Answer:\s*(\w+)'
 
-For free text, ``kind: generation`` and neither labels nor pattern: the answer is the text.
+For free text, ``kind: text`` and neither labels nor pattern: the answer is the text.
 """
 
 import hashlib
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast, get_args
+from typing import Any, Literal, TypedDict
 
 from prompt_distillation.errors import TaskError
 from prompt_distillation.examples import find_example
+from prompt_distillation.tasks.classification import read_classification
+from prompt_distillation.tasks.free_text import read_free_text
+from prompt_distillation.tasks.kinds import Answer, AnswerKind, RejectReason
 from prompt_distillation.yaml_files import read_yaml_mapping
 
 START_OF_THINKING = "<think>"
 END_OF_THINKING = "</think>"
 
-TaskKind = Literal["classification", "generation"]
+KINDS: Mapping[str, Callable[[Mapping[str, Any], Path], AnswerKind]] = {
+    "classification": read_classification,
+    "text": read_free_text,
+}
+"""What ``task.yaml`` calls a kind -> how its own keys are read, given all keys and the file."""
+
+SYNONYMS = {"generation": "text"}
+"""Names of kinds in older task files."""
 
 
 class ChatMessage(TypedDict):
@@ -36,48 +44,30 @@ class ChatMessage(TypedDict):
     content: str
 
 
-class RejectReason(StrEnum):
-    """Why a completion holds no answer."""
-
-    LENGTH = "cut_by_length"
-    NO_END_OF_THINKING = "no_end_of_thinking"
-    EMPTY = "empty_answer"
-    NO_LABEL = "no_label"
-    UNKNOWN_LABEL = "unknown_label"
-    LOW_AGREEMENT = "low_agreement"
-    ENGINE_ERROR = "engine_error"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What was read out of one completion: either ``text`` or ``reject_reason`` is set.
-
-    Attributes:
-        text: the label, or the generated text.
-        reasoning: what stood before the last ``</think>``.
-        reject_reason: why there is no answer.
-    """
-
-    text: str | None = None
-    reasoning: str | None = None
-    reject_reason: RejectReason | None = None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A prompt to distil and the rule by which answers are read.
+    """A prompt to distil and the kind of its answers.
 
     Attributes:
-        labels: label -> what it stands for, in the file's order; empty for a generation.
-        answer_pattern: a regular expression with one group, the label; its last match counts.
+        prompt: the teacher's system message.
+        answers: how answers are read, constrained and measured.
+        path: the task's folder.
     """
 
     name: str
-    kind: TaskKind
     prompt: str
-    labels: Mapping[str, str]
-    answer_pattern: re.Pattern[str] | None
+    answers: AnswerKind
     path: Path
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind of its answers."""
+        return self.answers.name
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Label -> what it stands for, in the file's order; empty where answers are not labels."""
+        return self.answers.labels
 
     @property
     def prompt_sha256(self) -> str:
@@ -121,34 +111,18 @@ class Task:
         answer = answer.strip()
         if not answer:
             return Answer(reasoning=reasoning, reject_reason=RejectReason.EMPTY)
-        if self.kind == "generation":
-            return Answer(text=answer, reasoning=reasoning)
-        return self._parse_label(answer, reasoning)
+        return replace(self.answers.read(answer), reasoning=reasoning)
 
-    def _parse_label(self, answer: str, reasoning: str | None) -> Answer:
-        """A label by the pattern's last match, or an answer that is a label and nothing else."""
-        if answer in self.labels:
-            return Answer(text=answer, reasoning=reasoning)
-        matches = self.answer_pattern.findall(answer) if self.answer_pattern else []
-        if not matches:
-            return Answer(reasoning=reasoning, reject_reason=RejectReason.NO_LABEL)
-        label = matches[-1].strip()
-        if label not in self.labels:
-            return Answer(reasoning=reasoning, reject_reason=RejectReason.UNKNOWN_LABEL)
-        return Answer(text=label, reasoning=reasoning)
-
-    def require_label(self, label: str, *, where: str) -> str:
-        """Return ``label`` if the task has it.
+    def require_answer(self, text: str, *, where: str) -> str:
+        """The canonical form of an answer that stands alone, such as a gold label.
 
         Raises:
-            TaskError: it does not; ``where`` says where it was found.
+            TaskError: it is not an answer of this task; ``where`` says where it was found.
         """
-        if self.kind == "classification" and label not in self.labels:
-            raise TaskError(
-                f"{where}: unknown label {label!r}; the task {self.name!r} has "
-                f"{', '.join(self.labels)}"
-            )
-        return label
+        answer = self.answers.accept(text)
+        if answer.text is None:
+            raise TaskError(f"{where}: {answer.detail} (task {self.name!r})")
+        return answer.text
 
 
 def load_task(folder: Path) -> Task:
@@ -157,9 +131,9 @@ def load_task(folder: Path) -> Task:
     ``tasks/language`` is found everywhere: it comes with the package.
 
     Raises:
-        TaskError: a file is missing, a key is unknown or missing, the pattern does not compile or
-            has not exactly one group, the prompt is empty or not UTF-8, or labels and pattern do
-            not fit the kind.
+        TaskError: a file is missing, a key is unknown or missing, the prompt is empty or not UTF-8,
+            labels and pattern do not fit the kind, or a label that is written as the prompt asks
+            would not be read as itself.
     """
     folder = find_example(folder)
     path = folder / "task.yaml"
@@ -169,17 +143,26 @@ def load_task(folder: Path) -> Task:
     known = {"name", "kind", "prompt_file", "labels", "answer_pattern"}
     if unknown := sorted(set(fields) - known):
         raise TaskError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
-    kind = _read_kind(fields.get("kind"), path=path)
-    labels = _read_labels(fields, kind=kind, path=path)
-    pattern = _read_pattern(fields, kind=kind, path=path)
-    return Task(
+    task = Task(
         name=str(fields.get("name") or folder.name),
-        kind=kind,
         prompt=_read_prompt(folder / str(fields.get("prompt_file") or "prompt.md"), path=path),
-        labels=labels,
-        answer_pattern=pattern,
+        answers=_read_kind(fields, path=path),
         path=folder,
     )
+    _check_readable(task, path=path)
+    return task
+
+
+def _check_readable(task: Task, *, path: Path) -> None:
+    """Raise `TaskError` for a label that, written as the prompt asks, is not read as itself."""
+    for label, written in task.answers.written_as_in(task.prompt):
+        answer = task.parse(written, finish_reason="stop", thinking=False)
+        if answer.text != label:
+            found = f"read as {answer.text!r}" if answer.text else "not read at all"
+            raise TaskError(
+                f"{path}: the label {label!r}, written as {written!r}, would be {found}; change "
+                "answer_pattern so that its group holds the whole label, or change the label"
+            )
 
 
 def _read_prompt(prompt_path: Path, *, path: Path) -> str:
@@ -195,44 +178,9 @@ def _read_prompt(prompt_path: Path, *, path: Path) -> str:
     return prompt
 
 
-def _read_kind(value: object, *, path: Path) -> TaskKind:
-    for kind in get_args(TaskKind):
-        if value == kind:
-            return cast(TaskKind, kind)
-    raise TaskError(f"{path}: kind is {value!r}; it must be classification or generation")
-
-
-def _read_labels(fields: Mapping[str, Any], *, kind: TaskKind, path: Path) -> dict[str, str]:
-    labels = fields.get("labels") or {}
-    if isinstance(labels, list):
-        labels = {label: label for label in labels}
-    if not isinstance(labels, dict) or any(not isinstance(label, str) for label in labels):
-        # YAML reads a bare `no` as false: Norwegian's label must be quoted.
-        raise TaskError(f"{path}: labels must be a mapping or list of texts (quote 'no', 'yes')")
-    if unread := [label for label in labels if not label or label != label.strip()]:
-        # Answers are stripped before they are compared: such a label would never be read.
-        raise TaskError(f"{path}: the label {unread[0]!r} is empty or has spaces around it")
-    if kind == "classification" and len(labels) < 2:
-        raise TaskError(f"{path}: a classification needs at least two labels, got {len(labels)}")
-    if kind == "generation" and labels:
-        raise TaskError(f"{path}: a generation has no labels; remove them or set another kind")
-    return {label: str(meaning or label) for label, meaning in labels.items()}
-
-
-def _read_pattern(
-    fields: Mapping[str, Any], *, kind: TaskKind, path: Path
-) -> re.Pattern[str] | None:
-    source = fields.get("answer_pattern")
-    if source is None:
-        return None
-    if kind == "generation":
-        raise TaskError(f"{path}: a generation has no answer_pattern: its answer is the text")
-    try:
-        pattern = re.compile(str(source))
-    except re.error as error:
-        raise TaskError(f"{path}: answer_pattern {source!r} does not compile: {error}") from error
-    if pattern.groups != 1:
-        raise TaskError(
-            f"{path}: answer_pattern {source!r} has {pattern.groups} groups; it needs one"
-        )
-    return pattern
+def _read_kind(fields: Mapping[str, Any], *, path: Path) -> AnswerKind:
+    value = fields.get("kind")
+    kind = SYNONYMS.get(str(value), str(value))
+    if kind not in KINDS:
+        raise TaskError(f"{path}: kind is {value!r}; it must be {' or '.join(KINDS)}")
+    return KINDS[kind](fields, path)

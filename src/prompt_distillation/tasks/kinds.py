@@ -1,0 +1,92 @@
+"""What a kind of answer decides. Each kind is one module; nothing else asks which kind it is.
+
+To add one: write a class with the members of `AnswerKind` and a function that
+reads its keys of ``task.yaml``, and list that in `prompt_distillation.tasks.task.KINDS`. Labelling,
+evaluation and reports follow its members.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+MetricFamily = Literal["labels", "text"]
+"""Which metrics apply: of labels (confusion, F1 per label), or of texts (BLEU, chrF, ROUGE)."""
+
+
+class RejectReason(StrEnum):
+    """Why a completion holds no answer."""
+
+    LENGTH = "cut_by_length"
+    NO_END_OF_THINKING = "no_end_of_thinking"
+    EMPTY = "empty_answer"
+    NO_LABEL = "no_label"
+    UNKNOWN_LABEL = "unknown_label"
+    LOW_AGREEMENT = "low_agreement"
+    ENGINE_ERROR = "engine_error"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What was read out of one completion: either ``text`` or ``reject_reason`` is set.
+
+    Attributes:
+        text: the answer in its canonical form, which is also what a student is trained to write.
+            Two answers are equal, and one vote, if their texts are.
+        reasoning: what stood before the last ``</think>``.
+        reject_reason: why there is no answer.
+        detail: the reason in words, with what would be allowed.
+    """
+
+    text: str | None = None
+    reasoning: str | None = None
+    reject_reason: RejectReason | None = None
+    detail: str | None = None
+
+
+class AnswerKind(Protocol):
+    """How the answers of a task are read, constrained and measured."""
+
+    @property
+    def name(self) -> str:
+        """What ``task.yaml`` calls it."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The only answers there are, each with its meaning; empty where there is no list."""
+
+    @property
+    def has_right_answers(self) -> bool:
+        """Whether an answer is right if it equals the truth. Good texts may share no word."""
+
+    @property
+    def metrics(self) -> MetricFamily:
+        """Which metrics apply."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides how an answer is read, as JSON can hold it, for manifests."""
+
+    def read(self, text: str) -> Answer:
+        """Read the answer out of what a model wrote after its reasoning.
+
+        Args:
+            text: not empty, without white space around it.
+        """
+
+    def accept(self, text: str) -> Answer:
+        """Read an answer that stands alone: a gold label, a correction, a saved prediction."""
+
+    def written_as_in(self, prompt: str) -> Iterable[tuple[str, str]]:
+        """Answers, each as the prompt asks to write it: `read` must find the answer in the text.
+
+        It is proved when a task is loaded, before anything is paid for.
+        """
+
+    def max_tokens(self, *, with_prompt: bool) -> int:
+        """Room for an answer without reasoning, in tokens.
+
+        Args:
+            with_prompt: whether the model sees the task's prompt, and so may say more than a
+                student that was trained on bare answers.
+        """
