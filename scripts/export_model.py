@@ -103,8 +103,9 @@ def export(config: ExportConfig, base: str, adapter: Path, partial: Path) -> Non
     Raises:
         ModelError: two ways of loading that should agree do not, or two that should differ agree.
     """
+    from prompt_distillation.data.model_card import exported_card
+    from prompt_distillation.data.result_files import read_result
     from prompt_distillation.training.lora.liveness import compare
-    from prompt_distillation.training.model_card import model_card
 
     merge_adapter(base, adapter, partial)
     scores = measure(config, base, adapter, partial)
@@ -120,8 +121,11 @@ def export(config: ExportConfig, base: str, adapter: Path, partial: Path) -> Non
             "wholly in the exported weights, or was never trained"
         )
     manifest = read_json(adapter / "training_manifest.json")
-    evaluation = read_json(config.evaluation_file) if config.evaluation_file else None
-    card = model_card(config.output_dir.name, manifest, evaluation, comparisons)
+    result = read_result(config.evaluation_file) if config.evaluation_file else None
+    is_quantised = config.quantise != "none"
+    card = exported_card(
+        config.output_dir.name, manifest, result, comparisons, is_quantised=is_quantised
+    )
     (partial / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -31,6 +31,7 @@ def test_from_predictions_to_a_page(tmp_path: Path) -> None:
     )
     (tmp_path / "truth.txt").write_text("de\nfr\not\n")
     (tmp_path / "predictions.txt").write_text("de\nen\not\n")
+    (tmp_path / "adapter_config.json").write_text("{}")
     evaluated = run(
         "evaluate.py", "--test_file", tmp_path / "test.txt", "--split", "all",
         "--ground_truth_file", tmp_path / "truth.txt",

@@ -8,7 +8,7 @@ import yaml
 from training.tiny_student import write_rows
 
 from prompt_distillation.cli.train import main as train
-from prompt_distillation.training.model_card import trained_card
+from prompt_distillation.data.model_card import trained_card
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,8 @@ def test_a_run_says_what_it_is_and_how_to_load_it(run, student):
     assert "16 chat rows of `rows.jsonl`" in card
     assert "| lora_rank | 32 |" in card
     assert "| held-out loss before, after |" in card
-    assert "| held-out accuracy before, after |" in card
+    assert "| agreement with the teacher on held-out rows |" in card
+    assert ", n=4 (" in card
 
 
 def test_the_code_on_the_card_loads_the_adapter(run, monkeypatch):

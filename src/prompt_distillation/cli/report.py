@@ -168,7 +168,7 @@ def _publish(config: ReportConfig, result: "Result", title: str) -> list[str]:
         prepare_tracking(["wandb"], output_dir=config.output_file.parent)
         lines.append(f"W&B run:  {log_to_wandb(result, name=f'evaluation: {title}')}")
     if config.model_card:
-        from prompt_distillation.report.model_card import update_model_card
+        from prompt_distillation.data.model_card import update_model_card
 
         lines.append(f"Card:     {update_model_card(config.model_path, result)}")
     return lines

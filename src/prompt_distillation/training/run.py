@@ -10,6 +10,7 @@ from rich.console import Console
 
 from prompt_distillation.data.chat_rows import ChatRow, read_chat_rows
 from prompt_distillation.data.files import write_json
+from prompt_distillation.data.model_card import trained_card
 from prompt_distillation.data.run_files import MANIFEST_FILE
 from prompt_distillation.errors import ConfigError, PromptDistillationError
 from prompt_distillation.training.display import show_example, show_trained
@@ -32,7 +33,6 @@ from prompt_distillation.training.manifest import (
 )
 from prompt_distillation.training.memory.plan import settle_checkpointing
 from prompt_distillation.training.methods.sft_options import build_sft_config
-from prompt_distillation.training.model_card import trained_card
 from prompt_distillation.training.outputs import (
     as_write_error,
     choose_checkpoint,
