@@ -48,6 +48,20 @@ def test_an_evaluation_is_read_back_from_the_file_of_its_run(
     assert sum(matrix.values()) == 20
 
 
+def test_free_text_logs_its_similarity(make_text_result, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+    folder = Path(log_to_wandb(make_text_result(references=3, total=4), name="test"))
+    wandb.teardown()
+
+    (path,) = folder.parent.glob("*.wandb")
+    found = summary(path)
+    assert (found["eval/rouge_l"], found["eval/compared"]) == (0.5, 3)
+    assert "eval/accuracy" not in found
+
+
 def table(folder: Path, path: str) -> dict:
     """The rows of a table that a run logged; they lie in a file of their own."""
     return json.loads((folder / path).read_text(encoding="utf-8"))

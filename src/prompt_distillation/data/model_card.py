@@ -289,17 +289,12 @@ def _section(result: Result) -> str:
         f"{result.summary.total_samples} inputs; {trained}. Measured {result.timestamp}."
     )
     if truths is not None:
-        agreements = (
-            ("this model with the gold labels", truths.student_gold),
-            ("the teacher with the gold labels", truths.teacher_gold),
-            ("this model with the teacher", truths.student_teacher),
-        )
         rows = [
             (name, with_interval(one.accuracy, one.interval), str(one.n))
-            for name, one in agreements
+            for name, one in truths.named
             if one is not None and one.n
         ]
-        lines += ["", _table(("answers of", "agreement", "n"), rows)] if rows else []
+        lines += ["", _table(("compared", "agreement", "n"), rows)] if rows else []
     if similarity is not None:
         scores = (
             ("token F1", similarity.token_f1),

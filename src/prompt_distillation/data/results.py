@@ -268,6 +268,15 @@ class Truths:
     student_teacher: Agreement | None
     student_against_teacher: PairedTest | None
 
+    @property
+    def named(self) -> tuple[tuple[str, Agreement | None], ...]:
+        """What agrees with what, in words, and how well."""
+        return (
+            ("this model with the gold labels", self.student_gold),
+            ("the teacher with the gold labels", self.teacher_gold),
+            ("this model with the teacher", self.student_teacher),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overlap:

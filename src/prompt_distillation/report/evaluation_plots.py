@@ -26,10 +26,11 @@ from prompt_distillation.report.sentences import money
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999",
 )  # fmt: skip
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 INK = "#333333"
 MAX_COUNTED_LABELS = 20
 MAX_NAME_LENGTH = 40
+
+PERCENT = PercentFormatter(1, decimals=0)
 
 STYLE = {
     "figure.dpi": 150, "savefig.dpi": "figure", "font.size": 9, "axes.titlesize": 11,
@@ -115,22 +116,18 @@ def confidence_of(
     """What scored labels showed: the comparison's, or that of the first evaluation by scores."""
     if comparison is not None:
         return comparison.confidence.shown if comparison.confidence else None
-    found = [result.confidence for result in results.values() if result.confidence is not None]
-    return found[0] if found else None
+    return next((result.confidence for result in results.values() if result.confidence), None)
 
 
 def teacher_and_student(
     results: Mapping[str, Result], comparison: Comparison | None
 ) -> tuple[Result, Result] | None:
     """The two results to compare; None unless both are there and have an accuracy."""
-    if comparison is None:
+    cells = [comparison.cell(key) for key in (TEACHER_KEY, STUDENT_KEY)] if comparison else []
+    found = [results[cell.title] for cell in cells if cell and cell.title in results]
+    if len(found) < 2 or found[1].summary.accuracy is None:
         return None
-    cells = comparison.cell(TEACHER_KEY), comparison.cell(STUDENT_KEY)
-    found = [results.get(cell.title) for cell in cells if cell is not None]
-    teacher, student = found if len(found) == 2 else (None, None)
-    if teacher is None or student is None or student.summary.accuracy is None:
-        return None
-    return teacher, student
+    return found[0], found[1]
 
 
 def priced_cells(comparison: Comparison) -> list[Cell]:
@@ -160,6 +157,12 @@ def _whisker(
         axes.errorbar(share, place, xerr=reach, **style)
     else:
         axes.errorbar(place, share, yerr=reach, **style)
+
+
+def _colours(number: int) -> list[str]:
+    """One colour per model: orange for the teacher, the first; blue for the student, the last."""
+    others = (ORANGE, PURPLE, GREEN, SKY)
+    return [*(others[at % len(others)] for at in range(number - 1)), BLUE]
 
 
 def _name(text: str) -> str:
@@ -195,7 +198,7 @@ def accuracy_cost(comparison: Comparison) -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.grid(alpha=0.25, linewidth=0.6)
     labels = {
         cell.key: f"{_name(cell.title)}\n{percent(cell.accuracy)}, "
@@ -272,9 +275,10 @@ def _common_area(first: Bbox, second: Bbox) -> float:
 def accuracy_comparison(results: Mapping[str, Result]) -> Figure:
     """A bar per evaluation, with its interval and n."""
     figure, axes = one_axes(7, 1.2 + 0.5 * len(results))
+    colours = _colours(len(results))
     for row, result in enumerate(results.values()):
         share, interval = result.summary.accuracy or 0.0, result.summary.accuracy_interval
-        axes.barh(row, share, color=SERIES[row % len(SERIES)], height=0.6)
+        axes.barh(row, share, color=colours[row], height=0.6)
         _whisker(axes, row, share, interval, horizontal=True)
         end = max(share, interval.high if interval else share)
         shown = f"{percent(result.summary.accuracy)}, n={result.summary.evaluated}"
@@ -285,7 +289,7 @@ def accuracy_comparison(results: Mapping[str, Result]) -> Figure:
         xlim=(0, 1.25), xticks=np.linspace(0, 1, 6), title="Accuracy",
         xlabel=f"accuracy against the {truths} answers, 95 % interval",
     )  # fmt: skip
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(PERCENT)
     axes.invert_yaxis()
     return figure
 
@@ -300,16 +304,16 @@ def comprehensive_metrics(results: Mapping[str, Result]) -> Figure:
         "parse rate": lambda r: r.summary.parse_rate,
     }
     figure, axes = one_axes(9, 4.5)
-    width = 0.8 / len(results)
+    width, colours = 0.8 / len(results), _colours(len(results))
     for number, (title, result) in enumerate(results.items()):
         places = np.arange(len(metrics)) + (number - (len(results) - 1) / 2) * width
         values = [metric(result) for metric in metrics.values()]
         label = f"{_name(title)} (n={result.summary.evaluated})"
-        axes.bar(places, values, width, color=SERIES[number % len(SERIES)], label=label)
+        axes.bar(places, values, width, color=colours[number], label=label)
         _whisker(axes, places[0], values[0], result.summary.accuracy_interval)
     axes.set_xticks(range(len(metrics)), list(metrics))
     axes.set(ylim=(0, 1.05), title="Metrics, with the 95 % interval of the accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=2)
     return figure
 
@@ -337,14 +341,14 @@ def _draw_matrix(axes: Any, result: Result, title: str) -> None:
     assert matrix is not None
     counts = np.array(matrix.matrix_2d)[:-1]  # no truth is unparseable
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     labels = [_name(label) for label in matrix.labels]
     turned = 90 if len(labels) > 15 or max(map(len, labels)) > 4 else 0
     axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=turned)
     axes.set_yticks(range(len(labels) - 1), labels[:-1], fontsize=7)
     if len(labels) <= MAX_COUNTED_LABELS:
         for row, column in zip(*np.nonzero(counts), strict=True):
-            colour = "black" if shares[row, column] > 0.5 else "white"
+            colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=6,
                       color=colour)  # fmt: skip
     axes.set(
@@ -477,8 +481,8 @@ def coverage(confidence: Confidence) -> Figure:
     axes.set(title=f"Accuracy of the most confident answers, n={n}", xlim=(0, 1.02),
              ylim=(low - 0.02, 1.005), xlabel="share of inputs, most confident first",
              ylabel="accuracy")  # fmt: skip
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.xaxis.set_major_formatter(PERCENT)
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.legend(loc="lower left")
     return figure
 
@@ -493,7 +497,7 @@ def cascade(found: Cascade, comparison: Comparison | None) -> Figure:
     for axes in panels:
         axes.axvline(found.student_share, color=GREEN, linestyle=":")
         axes.set(xlim=(0, 1.02), xlabel="share of inputs that the student answers")
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_formatter(PERCENT)
     left = panels[0]
     left.plot(shares, [point.accuracy for point in found.curve], color=BLUE, label="cascade",
               drawstyle="steps-post")  # fmt: skip
@@ -511,7 +515,8 @@ def cascade(found: Cascade, comparison: Comparison | None) -> Figure:
         right.plot(shares, [student + (1 - share) * teacher for share in shares], color=BLUE,
                    label="cascade")  # fmt: skip
         chosen = student + (1 - found.student_share) * teacher
-        right.plot(found.student_share, chosen, "D", color=GREEN, label=money(chosen))
+        kind = "student alone" if found.student_share == 1 else "at this threshold"
+        right.plot(found.student_share, chosen, "D", color=GREEN, label=f"{kind}, {money(chosen)}")
         right.axhline(
             teacher, color=ORANGE, linestyle="--", label=f"teacher alone, {money(teacher)}"
         )
@@ -556,5 +561,5 @@ def cost(comparison: Comparison) -> Figure:
     right.set(title="Total cost", xlabel="queries", ylabel=bill.currency)
     right.locator_params(axis="x", nbins=5)
     right.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    right.legend()
+    right.legend(loc="lower right")
     return figure

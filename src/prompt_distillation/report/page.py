@@ -81,7 +81,6 @@ def build_page(parts: PageParts) -> str:
         comparison=parts.comparison,
         tiles=_tiles(parts),
         lines=_lines(parts),
-        truths=_truths(main),
         bill=bill,
         currency=bill.currency if bill else "cost",
         confidence=_confidence(parts),
@@ -123,76 +122,63 @@ def _resource(name: str) -> str:
     return (folder / name).read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Tile:
-    """One of the figures at the top of the page."""
-
-    value: str
-    name: str
-    note: str
+_Tile = tuple[str, str, str]
+"""One of the figures at the top of the page: its value, its name, and a note."""
 
 
 def _tiles(parts: PageParts) -> list[_Tile]:
     """The figures that a reader wants first."""
-    main = parts.results[parts.main]
-    tiles = _quality_tiles(main)
-    comparison = parts.comparison
+    main, comparison = parts.results[parts.main], parts.comparison
     teacher = comparison.cell(TEACHER_KEY) if comparison else None
     student = comparison.cell(STUDENT_KEY) if comparison else None
-    if comparison is None or teacher is None or student is None:
-        if main.usage:
-            tiles.append(_Tile(
-                value=f"{_tokens(main.usage):,.0f} tokens", name="per query, in and out",
-                note=f"{main.usage.queries_per_second:,.1f} queries/s in one batch",
-            ))  # fmt: skip
-        return tiles
-    tiles.append(_Tile(
-        value=f"{teacher.alone.p50 / student.alone.p50:,.1f}x faster", name="than the teacher",
-        note=f"{milliseconds(student.alone.p50)} instead of {milliseconds(teacher.alone.p50)} "
-        "for a single query",
-    ))  # fmt: skip
-    tiles.append(_Tile(
-        value=f"{_tokens(teacher) / _tokens(student):,.1f}x fewer", name="tokens per query",
-        note=f"{_tokens(student):,.0f} instead of {_tokens(teacher):,.0f}",
-    ))  # fmt: skip
+    if comparison is not None and teacher is not None and student is not None:
+        return [*_quality_tiles(main), *_saving_tiles(comparison, teacher, student)]
+    if main.usage is None:
+        return _quality_tiles(main)
+    rate = f"{main.usage.queries_per_second:,.1f} queries/s in one batch"
+    return [
+        *_quality_tiles(main),
+        (f"{_tokens(main.usage):,.0f} tokens", "per query, in and out", rate),
+    ]
+
+
+def _saving_tiles(comparison: Comparison, teacher: Cell, student: Cell) -> list[_Tile]:
+    ours, theirs = student.alone.p50, teacher.alone.p50
+    time = f"{milliseconds(ours)} instead of {milliseconds(theirs)} for a single query"
+    tokens = f"{_tokens(student):,.0f} instead of {_tokens(teacher):,.0f}"
+    tiles = [
+        (f"{theirs / ours:,.1f}x faster", "than the teacher", time),
+        (f"{_tokens(teacher) / _tokens(student):,.1f}x fewer", "tokens per query", tokens),
+    ]
     if comparison.bill and student.cost and teacher.cost:
         saving = comparison.bill.saving_share
-        ours, theirs = student.cost.per_million_queries, teacher.cost.per_million_queries
-        tiles.append(_Tile(
-            value=f"{abs(saving):.0%} {'cheaper' if saving >= 0 else 'dearer'}", name="per query",
-            note=f"{money(ours)} instead of {money(theirs)} {comparison.bill.currency} per million",
-        ))  # fmt: skip
+        prices = [money(cell.cost.per_million_queries) for cell in (student, teacher) if cell.cost]
+        note = f"{' instead of '.join(prices)} {comparison.bill.currency} per million"
+        share = f"{abs(saving):.0%} {'cheaper' if saving >= 0 else 'more expensive'}"
+        tiles.append((share, "per query", note))
     return tiles
 
 
 def _quality_tiles(main: Result) -> list[_Tile]:
     """How good the answers are: accuracy, or for free text the similarity to a reference."""
     summary, overlap = main.summary, main.text_overlap
-    if summary.accuracy is not None and summary.accuracy_interval is not None:
-        interval = summary.accuracy_interval
-        tiles = [_Tile(
-            value=percent(summary.accuracy), name=f"accuracy against the {main.truth} labels",
-            note=f"95 % interval {interval.low:.1%} to {interval.high:.1%}, n={summary.evaluated}",
-        )]  # fmt: skip
-    elif overlap is not None:
-        tiles = [_Tile(
-            value=f"{overlap.rouge_l:.2f} ROUGE-L", name=f"against the {overlap.reference} texts",
-            note=f"token F1 {overlap.token_f1:.2f}, chrF {overlap.chrf:.2f}, n={overlap.n}",
-        )]  # fmt: skip
-    else:
-        tiles = [_Tile(
-            value=percent(summary.parse_rate), name="of the answers could be read",
-            note=f"{summary.predicted} of {summary.total_samples}; no {main.truth} answer to "
-            "compare with",
-        )]  # fmt: skip
+    if overlap is not None:
+        scores = f"token F1 {overlap.token_f1:.2f}, chrF {overlap.chrf:.2f}, n={overlap.n}"
+        name = f"against the {overlap.reference} texts"
+        return [(f"{overlap.rouge_l:.2f} ROUGE-L", name, scores)]
+    if summary.accuracy is None:
+        note = f"{summary.predicted} of {summary.total_samples}; no {main.truth} answer is known"
+        return [(percent(summary.parse_rate), "of the answers could be read", note)]
+    shares = [(f"accuracy against the {main.truth} labels", summary.accuracy,
+               summary.accuracy_interval, summary.evaluated)]  # fmt: skip
     teacher = main.truths.teacher_gold if main.truths else None
-    if teacher is not None and teacher.n and teacher.interval is not None:
-        tiles.append(_Tile(
-            value=percent(teacher.accuracy), name="accuracy of the teacher",
-            note=f"95 % interval {teacher.interval.low:.1%} to {teacher.interval.high:.1%}, "
-            f"n={teacher.n}",
-        ))  # fmt: skip
-    return tiles
+    if teacher is not None and teacher.accuracy is not None:
+        shares.append(("accuracy of the teacher", teacher.accuracy, teacher.interval, teacher.n))
+    return [
+        (percent(share), name, f"95 % interval {interval.low:.1%} to {interval.high:.1%}, n={n}")
+        for name, share, interval, n in shares
+        if interval is not None
+    ]
 
 
 def _tokens(used: Usage | Cell) -> float:
@@ -235,48 +221,27 @@ def _confidence(parts: PageParts) -> list[str]:
     return list(confidence_sentences(found)) if found else []
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Picture:
-    """A PNG file; its size, in pixels, keeps the page from jumping when it is decoded."""
+def _pictures_by_section(pictures: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Section -> its pictures, beside the words on them.
 
-    name: str
-    width: int
-    height: int
-    base64: str
-
-    @property
-    def is_broad(self) -> bool:
-        """Whether it is of several panels side by side, too small in half the page."""
-        return self.width > HALF_PAGE_PIXELS
-
-
-def _pictures_by_section(pictures: Sequence[Path]) -> dict[str, list[_Picture]]:
-    """Section -> its pictures; they stand beside the words on them."""
-    found: dict[str, list[_Picture]] = {
-        name: [] for name in ("results", "cost", "confidence", "training", "others")
+    Their sizes, in pixels, keep the page from jumping when they are decoded.
+    """
+    found: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in (*dict.fromkeys(SECTION_OF.values()), "others")
     }
     for path in pictures:
         content = path.read_bytes()
         # PNG, third edition, 11.2.1: the header's first two numbers, big-endian, from byte 16 on.
         width, height = struct.unpack(">II", content[16:24])
-        picture = _Picture(
-            name=path.stem.replace("_", " "),
-            width=width,
-            height=height,
-            base64=base64.b64encode(content).decode(),
-        )
+        picture = {
+            "name": path.stem.replace("_", " "),
+            "width": width,
+            "height": height,
+            "is_broad": width > HALF_PAGE_PIXELS,
+            "base64": base64.b64encode(content).decode(),
+        }
         found[SECTION_OF.get(path.stem, "others")].append(picture)
     return found
-
-
-def _truths(main: Result) -> list[tuple[str, Any]]:
-    if main.truths is None:
-        return []
-    return [
-        ("this model with the gold labels", main.truths.student_gold),
-        ("the teacher with the gold labels", main.truths.teacher_gold),
-        ("this model with the teacher", main.truths.student_teacher),
-    ]
 
 
 def _origin(main: Result) -> list[tuple[str, str]]:

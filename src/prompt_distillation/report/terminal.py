@@ -9,12 +9,12 @@ from rich.text import Text
 from prompt_distillation.data.intervals import percent, with_interval
 from prompt_distillation.data.results import (
     UNPARSEABLE,
-    Agreement,
     ConfusionMatrix,
     LabelResult,
     Overlap,
     Prediction,
     Result,
+    Truths,
     Usage,
     WorstLabel,
 )
@@ -165,7 +165,7 @@ def print_summary(console: Console, result: Result, *, output_file: Path) -> Non
     """Print the summary, the agreement with each truth, the overlap with training, and usage."""
     lines = ["", SHORT_RULE, "EVALUATION SUMMARY", SHORT_RULE, *_model_lines(result), ""]
     lines += _performance_lines(result)
-    lines += ["", *_agreement_lines(result)] if result.truths else []
+    lines += ["", *_agreement_lines(result.truths)] if result.truths else []
     lines += ["", *_overlap_lines(result.overlap, split=result.split)]
     if result.confidence:
         lines += ["", "Confidence:"]
@@ -227,24 +227,16 @@ def _text_lines(result: Result) -> Iterator[str]:
         yield f"  Not compared, no {overlap.reference} text: {left_out}"
 
 
-def _agreement_lines(result: Result) -> Iterator[str]:
-    truths = result.truths
-    if truths is None:
-        return
+def _agreement_lines(truths: Truths) -> Iterator[str]:
     yield "Agreement:"
-    yield _agreement_line("this model with gold", truths.student_gold)
-    yield _agreement_line("teacher with gold", truths.teacher_gold)
-    yield _agreement_line("this model with teacher", truths.student_teacher)
+    for name, found in truths.named:
+        shown = "unknown for these inputs"
+        if found is not None and found.n:
+            left_out = f", {found.left_out} left out" if found.left_out else ""
+            shown = f"{with_interval(found.accuracy, found.interval)}, n={found.n}{left_out}"
+        yield f"  {name + ':':<34}{shown}"
     if truths.student_against_teacher:
         yield f"  {paired_sentence(truths.student_against_teacher)}"
-
-
-def _agreement_line(name: str, agreement: Agreement | None) -> str:
-    if agreement is None or not agreement.n:
-        return f"  {name + ':':<25}unknown for these inputs"
-    left_out = f", {agreement.left_out} left out" if agreement.left_out else ""
-    share = with_interval(agreement.accuracy, agreement.interval)
-    return f"  {name + ':':<25}{share}, n={agreement.n}{left_out}"
 
 
 def _overlap_lines(overlap: Overlap, *, split: str) -> Iterator[str]:

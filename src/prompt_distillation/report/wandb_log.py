@@ -11,7 +11,7 @@ ERROR_COLUMNS = ("input", "text", "truth", "predicted", "teacher", "output")
 def log_to_wandb(result: Result, *, name: str) -> str:
     """Log ``result`` as a run of its own; returns the run's folder.
 
-    Where the run goes (a project, offline, a folder) is W&B's environment's matter.
+    W&B's environment variables decide where the run goes: project, offline, folder.
     """
     import wandb
 
@@ -38,6 +38,12 @@ def _headline(result: Result) -> dict[str, float | int | str]:
     if summary.accuracy_interval:
         values["eval/accuracy_low"] = summary.accuracy_interval.low
         values["eval/accuracy_high"] = summary.accuracy_interval.high
+    if result.text_overlap:
+        overlap = result.text_overlap
+        values |= {
+            "eval/token_f1": overlap.token_f1, "eval/rouge_l": overlap.rouge_l,
+            "eval/chrf": overlap.chrf, "eval/compared": overlap.n,
+        }  # fmt: skip
     if result.usage:
         values["eval/queries_per_second"] = result.usage.queries_per_second
         values["eval/prompt_tokens_per_query"] = result.usage.prompt_tokens_per_query
