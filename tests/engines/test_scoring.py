@@ -105,7 +105,7 @@ def test_labels_of_the_same_tokens_are_refused() -> None:
         name, concurrency = "none", 1
 
     class Tokenizer:
-        chat_template, eos_token_id = "x", 0
+        chat_template, eos_token_id, added_tokens_decoder = "x", 0, {}
 
         def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
             return [len(text)]

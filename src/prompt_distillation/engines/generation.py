@@ -18,7 +18,7 @@ from prompt_distillation.engines.prefix_attention import (
     shared_prefix,
     use_prefix_attention,
 )
-from prompt_distillation.engines.prefixes import shared_prefix_length
+from prompt_distillation.engines.prompts import shared_prefix_length
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from prompt_distillation.data.inputs import Input
 from prompt_distillation.data.text import safe_for_terminal
-from prompt_distillation.engines.prefixes import shared_prefix_length
+from prompt_distillation.engines.prompts import shared_prefix_length
 from prompt_distillation.labelling.estimate import (
     Prices,
     count_unfinished,
