@@ -2,17 +2,21 @@
 
 - `flags.md`: every flag of every command, from the configurations themselves.
 - `index.md`, `contributing.md`, `changelog.md`: the files at the root of the repository.
+- The layout of result files: a line ``{{ layout of MODULE }}`` becomes a table for each record.
 
 A hook of mkdocs (`hooks:` in mkdocs.yml).
 """
 
+import dataclasses
 import importlib
+import inspect
 import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from prompt_distillation.config import Setting, plain_type, settings_of
 
@@ -68,6 +72,41 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Put tables in place of ``{{ layout of MODULE }}``."""
+    return re.sub(r"\{\{ layout of ([\w.]+) \}\}", lambda match: layout_of(match[1]), markdown)
+
+
+def layout_of(module_name: str) -> str:
+    """Tables of the keys of a module's records, the record that holds the others first."""
+    module = importlib.import_module(module_name)
+    records = [
+        kind
+        for _, kind in inspect.getmembers(module, dataclasses.is_dataclass)
+        if kind.__module__ == module_name
+    ]
+    # A module declares a record before those that hold it.
+    records.sort(key=lambda kind: inspect.getsourcelines(kind)[1], reverse=True)
+    return "\n".join(_record_table(kind) for kind in records)
+
+
+def _record_table(kind: type[Any]) -> str:
+    text = inspect.getdoc(kind) or ""
+    described = text.partition("Attributes:")[2]
+    # One key a line, "name: meaning", continued on lines that are indented further.
+    meanings = dict(re.findall(r"^    (\w+): ((?:.|\n {5,})+)", described, re.MULTILINE))
+    rows = []
+    for field in dataclasses.fields(kind):
+        hint = str(
+            field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+        )
+        hint = re.sub(r"\b(?:\w+\.)+(?=\w)", "", hint).replace("NoneType", "None")
+        meaning = " ".join(_plain(meanings.get(field.name, "")).split())
+        rows.append(f"| `{field.name}` | `{hint}` | {meaning} |".replace(" | None`", " or None`"))
+    heading = f"### {kind.__name__}\n\n{_plain(text.partition(chr(10))[0])}\n"
+    return "\n".join([heading, "| key | type | meaning |", "|---|---|---|", *rows, ""])
+
+
 def _as_page(text: str) -> str:
     """A file of the repository's root as a page: its links lead to pages, or to plain names."""
     text = text.replace("](docs/", "](")
@@ -104,7 +143,7 @@ def _row(setting: Setting) -> str:
 
 def _plain(text: str) -> str:
     """A help text as Markdown that shows it as it is; names in backticks stay code."""
-    parts = text.split("`")
+    parts = text.replace("``", "`").split("`")
     for i in range(0, len(parts), 2):
         parts[i] = re.sub(r"([*_\[\]])", r"\\\1", parts[i]).replace("<", "&lt;")
     return "`".join(parts)
