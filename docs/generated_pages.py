@@ -12,13 +12,15 @@ import importlib
 import inspect
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
-
+from prompt_distillation.cli.main import COMMANDS
 from prompt_distillation.config import Setting, plain_type, settings_of
+
+if TYPE_CHECKING:  # tests read the flags where mkdocs is not installed
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,23 +30,8 @@ ROOT_PAGES = {
     "CHANGELOG.md": "changelog.md",
 }
 
-# (command, what it is, module with its configuration, configuration)
-COMMANDS = (
-    ("python create_data.py", "label inputs with the teacher",
-     "prompt_distillation.labelling.label_config", "LabelConfig"),
-    ("python train_sft_trl.py", "fine-tune the student",
-     "prompt_distillation.training.train_config", "TrainConfig"),
-    ("python evaluate.py", "measure a model on held-out inputs",
-     "prompt_distillation.evaluation.evaluate_config", "EvaluateConfig"),
-    ("python scripts/compare.py", "measure teacher and student side by side",
-     "prompt_distillation.evaluation.compare_config", "CompareConfig"),
-    ("python scripts/report.py", "HTML page, pictures, W&B, model card",
-     "prompt_distillation.cli.report", "ReportConfig"),
-    ("python scripts/review_labels.py", "correct labels in the terminal",
-     "prompt_distillation.cli.review_labels", "ReviewConfig"),
-    ("prompt-distillation doctor", "what this machine has",
-     "prompt_distillation.cli.doctor", "DoctorConfig"),
-)  # fmt: skip
+# Configurations in the calls that read a command line.
+READS_FLAGS = re.compile(r"parse_options(?:_with_extra)?\(\s*(\w+Config),")
 
 FLAGS_INTRODUCTION = """# Flags
 
@@ -63,8 +50,10 @@ documentation is built.
 """
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
+def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     """Add the generated pages."""
+    from mkdocs.structure.files import File
+
     for source, target in ROOT_PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, target, content=_as_page(text)))
@@ -72,7 +61,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
     """Put tables in place of ``{{ layout of MODULE }}``."""
     return re.sub(r"\{\{ layout of ([\w.]+) \}\}", lambda match: layout_of(match[1]), markdown)
 
@@ -119,13 +108,37 @@ def _as_page(text: str) -> str:
 def flags_page() -> str:
     """The reference of flags, one table per command."""
     parts = [FLAGS_INTRODUCTION]
-    for command, purpose, module, name in COMMANDS:
-        config_type = getattr(importlib.import_module(module), name)
-        rows = [_row(setting) for setting in settings_of(config_type)]
+    for name, (module, purpose) in COMMANDS.items():
+        ways = [
+            f"`prompt-distillation {name}`",
+            *(f"`python {script}`" for script in scripts_of(name)),
+        ]
+        rows = [_row(setting) for setting in settings_of(configuration_of(module))]
         table = ["| flag | type | default | meaning |", "|---|---|---|---|", *rows]
-        parts.append(f"## {command.split('/')[-1].split()[-1]}\n\n`{command}`: {purpose}.\n")
+        parts.append(
+            f"## {name}\n\n{_plain(purpose[0].upper() + purpose[1:])}: {' or '.join(ways)}.\n"
+        )
         parts.append("\n".join(table) + "\n")
     return "\n".join(parts)
+
+
+def configuration_of(module: str) -> type[Any]:
+    """The configuration of a command, by its module in `prompt_distillation.cli`."""
+    source = ROOT / "src" / "prompt_distillation" / "cli" / f"{module}.py"
+    found = READS_FLAGS.search(source.read_text(encoding="utf-8"))
+    if found is None:
+        raise LookupError(f"{source} reads no configuration from its command line")
+    config_type = getattr(importlib.import_module(f"prompt_distillation.cli.{module}"), found[1])
+    assert isinstance(config_type, type)
+    return config_type
+
+
+def scripts_of(command: str) -> list[str]:
+    """Scripts of the repository that are the same command, such as ``create_data.py``."""
+    wanted = f'run_script("{command}")'
+    scripts = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    found = [path for path in scripts if wanted in path.read_text(encoding="utf-8")]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
 def _row(setting: Setting) -> str:
