@@ -113,12 +113,14 @@ def flags_page() -> str:
             f"`prompt-distillation {name}`",
             *(f"`python {script}`" for script in scripts_of(name)),
         ]
-        rows = [_row(setting) for setting in settings_of(configuration_of(module))]
-        table = ["| flag | type | default | meaning |", "|---|---|---|---|", *rows]
-        parts.append(
-            f"## {name}\n\n{_plain(purpose[0].upper() + purpose[1:])}: {' or '.join(ways)}.\n"
-        )
-        parts.append("\n".join(table) + "\n")
+        sentence = _plain(purpose[0].upper() + purpose[1:])
+        parts.append(f"## {name}\n\n{sentence}: {' or '.join(ways)}.\n")
+        settings = settings_of(configuration_of(module))
+        for about in dict.fromkeys(["", *(setting.about for setting in settings)]):
+            rows = [_row(setting) for setting in settings if setting.about == about]
+            title = f"**{about[:1].upper()}{about[1:]}**\n\n" if about and rows else ""
+            header = "| flag | type | default | meaning |\n|---|---|---|---|\n" if rows else ""
+            parts.append(title + header + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
 

@@ -103,8 +103,10 @@ class ModelConfig(Settings):
         base_model: what an adapter is put on; None takes the base that the adapter names.
     """
 
-    model_name: str = option("none", "the model: a hub name, a folder, or the name a server uses")
-    base_model: str | None = option(None, "base model of an adapter; none: the one it was made for")
+    model_name: str = option("none", "hub name, folder, or the name that a server uses")
+    base_model: str | None = option(
+        None, "base model of an adapter; none: the one that the adapter names"
+    )
     revision: str | None = option(None, "branch, tag or commit of the model on the hub")
     dtype: Dtype = option(
         "auto",
@@ -130,19 +132,22 @@ class EngineConfig(Settings):
     )
     tensor_parallel_size: int = option(1, "GPUs that share one copy of the model", low=1)
     max_model_len: int | None = option(
-        None, "longest prompt and answer together, in tokens; none: the model's own", low=1
+        None, "longest prompt and answer together, in tokens; none: the model's limit", low=1
     )
     gpu_memory_utilization: float = option(
         0.9, "share of each GPU's memory that vLLM may use", low=0.01, high=1
     )
     max_concurrency: int | None = option(
-        None, "most requests in flight; none: the engine's own", low=1, high=65_536
+        None, "most requests at a time; none: the engine decides", low=1, high=65_536
     )
     ray_address: str | None = option(
         None, "run on a Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT; none: run here"
     )
     ray_workers: int | None = option(
-        None, "engines on the cluster; none: as many as its GPUs allow", low=1, high=65_536
+        None,
+        "number of engines on the cluster; none: as many as its GPUs allow",
+        low=1,
+        high=65_536,
     )
 
     def __post_init__(self) -> None:
@@ -167,15 +172,19 @@ class SamplingConfig(Settings):
     """How answers are drawn."""
 
     temperature: float = option(0.0, "sampling temperature; 0 is greedy", low=0, high=2)
-    top_p: float = option(1.0, "nucleus mass, in (0, 1]", low=1e-6, high=1)
+    top_p: float = option(
+        1.0, "sample only from the most likely tokens with this total probability", above=0, high=1
+    )
     max_tokens: int | None = option(
-        None, "most new tokens of an answer, reasoning included", low=1, high=2**24
+        None, "longest answer in tokens, reasoning included", low=1, high=2**24
     )
     max_thinking_tokens: int | None = option(
-        None, "most tokens of reasoning; then the model must answer, where the engine can do this",
-        low=1, high=2**24,
-    )  # fmt: skip
-    prefill: str | None = option(None, "text that the answer starts with")
+        None,
+        "longest reasoning in tokens, after which the model has to answer, if the engine can do it",
+        low=1,
+        high=2**24,
+    )
+    prefill: str | None = option(None, "text at the start of the answer, which the model continues")
     seed: int = option(0, "random seed", low=0, high=_LARGEST_WHOLE_NUMBER)
 
 
@@ -183,9 +192,11 @@ class SamplingConfig(Settings):
 class InputConfig(Settings):
     """Which rows of an input file are taken, and what their fields are called."""
 
-    text_field: str = option("text", "field of the text in jsonl, csv and parquet rows")
-    label_field: str = option("label", "field of the gold label, where there is one")
-    group_field: str = option("group", "field of the group; a split never cuts a group")
+    text_field: str = option("text", "field or column with the text")
+    label_field: str = option("label", "field or column with the gold label, if there is one")
+    group_field: str = option(
+        "group", "field or column with the group; a group is never split between training and test"
+    )
     max_samples: int | None = option(None, "take only the first N inputs; none: all", low=1)
 
 
@@ -199,10 +210,12 @@ class Setting:
         hint: its type.
         help_text: one line.
         limits: ``low``, ``high`` and ``above``; None where there is none.
+        about: what its block is about; empty for settings of the command itself.
     """
 
     name: str
     path: tuple[str, ...]
+    about: str
     hint: Any
     default: Any
     help_text: str
@@ -212,6 +225,14 @@ class Setting:
 def settings_of(config_type: type[Any]) -> list[Setting]:
     """All settings of a configuration, blocks flattened, in the order they were declared."""
     return list(_settings(config_type, path=(), flags=None, defaults={}))
+
+
+def _about(config_type: type[Any], path: tuple[str, ...]) -> str:
+    """The heading of a block's settings: its name, and the first line of its docstring."""
+    if not path:
+        return ""
+    summary = (config_type.__doc__ or "").partition("\n")[0].rstrip(".")
+    return f"{path[-1].replace('_', ' ')}: {summary[:1].lower()}{summary[1:]}"
 
 
 def _settings(
@@ -237,6 +258,7 @@ def _settings(
         yield Setting(
             name=flags[field.name] if flags else field.name,
             path=(*path, field.name),
+            about=_about(config_type, path),
             hint=hints[field.name],
             default=defaults.get(field.name, field.default),
             help_text=meta["help"],

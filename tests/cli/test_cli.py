@@ -11,6 +11,7 @@ from prompt_distillation.cli.doctor import DoctorConfig
 from prompt_distillation.cli.init import InitConfig
 from prompt_distillation.cli.main import COMMANDS
 from prompt_distillation.cli.report import ReportConfig
+from prompt_distillation.cli.review_labels import ReviewConfig
 from prompt_distillation.config import settings_of
 from prompt_distillation.evaluation.compare_config import CompareConfig
 from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
@@ -41,6 +42,7 @@ def run_cli(*argv):
 CONFIGS = {
     "create-data": LabelConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
     "compare": CompareConfig, "report": ReportConfig, "doctor": DoctorConfig, "init": InitConfig,
+    "review-labels": ReviewConfig,
 }  # fmt: skip
 
 

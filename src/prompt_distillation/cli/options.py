@@ -76,28 +76,38 @@ def _parser(
     settings: Sequence[Setting], *, description: str, epilog: str | None
 ) -> argparse.ArgumentParser:
     parser = _Parser(
-        description=description, epilog=epilog, formatter_class=_HelpFormatter, allow_abbrev=False
+        usage="%(prog)s [--config FILE] [flags]",
+        description=description,
+        epilog=epilog,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--config", metavar="FILE", default=argparse.SUPPRESS,
         help="YAML file with the same names as the flags; the command line wins",
     )  # fmt: skip
+    groups: dict[str, Any] = {"": parser}
     for setting in settings:
-        flag, help_text = f"--{setting.name}", _help(setting)
-        if plain_type(setting.hint) is bool:
-            parser.add_argument(
-                flag, nargs="?", const="true", default=argparse.SUPPRESS, metavar="BOOL",
-                help=help_text,
-            )  # fmt: skip
-            parser.add_argument(
-                f"--no_{setting.name}", dest=setting.name, action="store_const", const="false",
-                default=argparse.SUPPRESS, help=argparse.SUPPRESS,
-            )  # fmt: skip
-        else:
-            parser.add_argument(
-                flag, default=argparse.SUPPRESS, metavar=_metavar(setting.hint), help=help_text
-            )
+        group = groups.get(setting.about) or parser.add_argument_group(setting.about)
+        groups[setting.about] = group
+        _add_flag(group, setting)
     return parser
+
+
+def _add_flag(group: Any, setting: Setting) -> None:
+    flag, help_text = f"--{setting.name}", _help(setting)
+    if plain_type(setting.hint) is not bool:
+        group.add_argument(
+            flag, default=argparse.SUPPRESS, metavar=_metavar(setting.hint), help=help_text
+        )
+        return
+    group.add_argument(
+        flag, nargs="?", const="true", default=argparse.SUPPRESS, metavar="BOOL", help=help_text
+    )
+    group.add_argument(
+        f"--no_{setting.name}", dest=setting.name, action="store_const", const="false",
+        default=argparse.SUPPRESS, help=argparse.SUPPRESS,
+    )  # fmt: skip
 
 
 def _help(setting: Setting) -> str:

@@ -23,19 +23,25 @@ class CostConfig(Settings):
 
     currency: str = option("USD", "currency of all prices")
     price_per_hour: float | None = option(
-        None, "price of the serving machine; costs then follow from the throughput", low=0
+        None,
+        "price of an hour of the serving machine; the costs then follow from the throughput",
+        low=0,
     )
-    teacher_price_in: float | None = option(None, "price per million input tokens", low=0)
+    teacher_price_in: float | None = option(None, "teacher: price per million input tokens", low=0)
     teacher_price_cached: float | None = option(
-        None, "price per million cached input tokens; none: as other input tokens", low=0
+        None, "teacher: price per million cached input tokens; none: as other input tokens", low=0
     )
-    teacher_price_out: float | None = option(None, "price per million output tokens", low=0)
-    student_price_in: float | None = option(None, "price per million input tokens", low=0)
-    student_price_out: float | None = option(None, "price per million output tokens", low=0)
+    teacher_price_out: float | None = option(
+        None, "teacher: price per million output tokens", low=0
+    )
+    student_price_in: float | None = option(None, "student: price per million input tokens", low=0)
+    student_price_out: float | None = option(
+        None, "student: price per million output tokens", low=0
+    )
     training_cost: float | None = option(
         None,
-        "cost of labelling and training together; none: their hours at --price_per_hour where "
-        "their manifests tell them, else 0",
+        "cost of labelling and training together; none: their hours, if their manifests have them, "
+        "at --price_per_hour, else 0",
         low=0,
     )
 

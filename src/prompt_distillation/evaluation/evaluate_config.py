@@ -24,16 +24,16 @@ class TestConfig(Settings):
 
     __test__ = False  # not a test of pytest's
 
-    task: Path = option(Path("tasks/language"), "task folder: task.yaml and the prompt")
+    task: Path = option(Path("tasks/language"), "task folder, with task.yaml and the prompt")
     test_file: Path = option(
         Path("./example-data/multilingual.txt"), "inputs: .txt, .jsonl, .csv, .tsv or .parquet"
     )
     ground_truth_file: Path | None = option(
-        None, "gold labels, one per input of the test file: a label a line, or .jsonl with 'label'"
+        None, "gold labels, one per input of the test file: one per line, or .jsonl with 'label'"
     )
     train_data_file: Path = option(
         Path("./data/prompt_distillation_lang.jsonl"),
-        "the dataset the model was trained on: tells which inputs are held out, and what the "
+        "the dataset that the model was trained on; says which inputs are held out and what the "
         "teacher answered",
     )
     split: Literal["held_out", "all"] = option(
@@ -47,7 +47,7 @@ class TestConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig(Settings):
-    """What a model must reach to be deployed; None asks for nothing."""
+    """What a model must reach to be deployed."""
 
     min_accuracy: float | None = option(
         None, "gate: exit with 3 if the accuracy is below this share", low=0, high=1
@@ -85,15 +85,15 @@ class EvaluateConfig(Settings):
     )
     predictions_file: Path | None = option(
         None,
-        "score these predictions instead of running a model: .txt with a label a line, .jsonl "
+        "score these predictions instead of running a model: .txt with a label per line, .jsonl "
         "with 'predicted', or an earlier result",
     )
     with_prompt: bool = option(False, "put the task's prompt before each input")
     thinking: bool = option(False, "the model reasons first; the answer follows </think>")
     decoding: Literal["free", "constrained", "scored"] = option(
         "free",
-        "free: the model writes; constrained: it can write nothing but a label; scored: one pass "
-        "gives each label's probability, and nothing is written",
+        "free: the model writes anything; constrained: it can write only a label; scored: one pass "
+        "gives the probability of each label, and nothing is written",
     )
     sampling: SamplingConfig = block(SamplingConfig)
     engine: EngineConfig = block(EngineConfig)

@@ -22,10 +22,10 @@ DEFAULT_TEACHER = "Qwen/Qwen3-30B-A3B-Thinking-2507"
 class VoteConfig(Settings):
     """How completions become a label."""
 
-    thinking: bool = option(True, "the teacher reasons first: text without </think> is no answer")
+    thinking: bool = option(True, "the teacher reasons first; without </think> there is no answer")
     max_retries: int = option(3, "further attempts while no answer can be read", low=0, high=20)
     num_votes: int = option(
-        1, "completions per input; the majority decides, and voting stops once that is settled",
+        1, "answers per input, of which the majority counts; stops once the majority cannot change",
         low=1, high=1001,
     )  # fmt: skip
     min_agreement: float = option(
@@ -35,7 +35,7 @@ class VoteConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class PriceConfig(Settings):
-    """What the teacher costs, in any one currency; None where it is not known."""
+    """What the teacher costs, in any one currency."""
 
     price_per_gpu_hour: float | None = option(None, "price of one GPU hour, for --dry_run", low=0)
     price_per_million_input_tokens: float | None = option(
@@ -60,13 +60,14 @@ class PriceConfig(Settings):
 class LabelConfig(Settings):
     """Settings of `create_data.py` and of `label`."""
 
-    task: Path = option(Path("tasks/language"), "task folder: task.yaml and the prompt")
+    task: Path = option(Path("tasks/language"), "task folder, with task.yaml and the prompt")
     input_file: Path = option(
         Path("example-data/multilingual.txt"),
-        "inputs: txt (one a line), jsonl, csv, tsv, parquet, or a folder written by `datasets`",
+        "inputs: txt (one per line), jsonl, csv, tsv, parquet, or a folder written by `datasets`",
     )
     output_file: Path = option(
-        Path("data/prompt_distillation_lang.jsonl"), "the dataset; its other files go beside it"
+        Path("data/prompt_distillation_lang.jsonl"),
+        "the dataset to write; its other files go beside it",
     )
     model: ModelConfig = block(ModelConfig, model_name=DEFAULT_TEACHER)
     sampling: SamplingConfig = block(SamplingConfig, temperature=0.15, max_tokens=4096)
@@ -75,13 +76,15 @@ class LabelConfig(Settings):
     inputs: InputConfig = block(InputConfig)
     duplicates: Duplicates = option(
         "normalised",
-        "what is labelled only once: texts that differ only in case and white space, or exact "
-        "copies",
+        "texts that count as the same input and are labelled once; normalised: those that differ "
+        "only in case and white space",
     )
     held_out: float = option(0.1, "share of the groups kept out of training", low=0, high=0.99)
-    shard_index: int = option(0, "which shard this process labels, from 0", low=0)
+    shard_index: int = option(0, "the shard that this process labels, counted from 0", low=0)
     num_shards: int = option(1, "number of shards that the inputs are split into", low=1, high=4096)
-    merge: bool = option(False, "write the dataset from the journals of all shards; no teacher")
+    merge: bool = option(
+        False, "write the dataset from the journals of all shards, without asking the teacher"
+    )
     overwrite: bool = option(
         False, "replace a finished dataset made with other settings; the journal is kept and used"
     )
@@ -94,7 +97,7 @@ class LabelConfig(Settings):
     )  # fmt: skip
     prices: PriceConfig = block(PriceConfig)
     progress_seconds: float = option(
-        10.0, "seconds between lines of progress, where there is no terminal", low=0.1
+        10.0, "seconds between lines of progress, if the output is not a terminal", low=0.1
     )
 
     def __post_init__(self) -> None:

@@ -20,16 +20,17 @@ class LoraSettings(Settings):
         16, "the adapter's update is scaled by alpha / rank", low=1, high=65_536
     )
     lora_expert_rank: int | None = option(
-        None, "rank of each expert's adapter; none: the rank over the experts per token",
+        None, "rank of each expert's adapter; none: --lora_rank / number of experts per token",
         low=1, high=4096,
     )  # fmt: skip
     lora_targets: str = option(
-        "all-linear", "all-linear (attention and experts, not the router), attention, or names"
+        "all-linear",
+        "all-linear (attention and experts, not the router), attention, or names of modules",
     )
     expert_lora: Literal["auto", "activations", "folded"] = option(
         "auto",
-        "activations: an expert's adapter runs on the tokens routed to it; folded: PEFT's way, "
-        "added to all experts on every pass (slower, more memory); auto: activations where "
+        "activations: an expert's adapter runs on the tokens routed to it; folded: added to all "
+        "experts on every pass, as PEFT does (slower, more memory); auto: activations where "
         "supported",
     )
 
@@ -58,31 +59,35 @@ class TrainConfig(Settings):
         Path("./data/prompt_distillation_lang.jsonl"), "chat rows to train on"
     )
     eval_file: str = option(
-        "auto", "chat rows for the held-out loss; auto: NAME.heldout.jsonl beside; none"
+        "auto",
+        "chat rows for the held-out loss: a file, none, or auto (the NAME.heldout.jsonl beside it)",
     )
     model: ModelConfig = block(ModelConfig, omit=("base_model",), model_name=DEFAULT_STUDENT_BASE)
     output_dir: Path = option(Path("./models/prompt_distillation_trl"), "folder of the result")
     lora: LoraSettings = block(LoraSettings)
     num_train_epochs: float = option(1.0, "passes over the rows", above=0, high=100_000)
     per_device_train_batch_size: int = option(
-        4, "rows per device and pass, before filling", low=1, high=65_536
+        4, "rows per device and forward pass (see --fill_micro_batch)", low=1, high=65_536
     )
     gradient_accumulation_steps: int = option(
-        4, "passes per optimizer step, before filling", low=1, high=65_536
+        4, "forward passes per optimizer step (see --fill_micro_batch)", low=1, high=65_536
     )
     fill_micro_batch: bool = option(
-        True, "lay rows end to end and merge passes of one optimizer step; same loss, fewer passes"
+        True,
+        "put the rows of an optimizer step into fewer passes without padding; same loss, faster",
     )
     learning_rate: float = option(2e-4, "highest learning rate", low=0, high=1)
     max_length: int = option(
-        2048, "tokens of the longest row; longer ones are left out", low=8, high=2**24
+        2048, "longest row in tokens; longer rows are left out", low=8, high=2**24
     )
     warmup_ratio: float = option(
         0.03, "share of the steps in which the learning rate rises", low=0, high=0.999
     )
-    lr_scheduler_type: str = option("cosine_with_min_lr", "schedule, by transformers' name")
+    lr_scheduler_type: str = option(
+        "cosine_with_min_lr", "learning-rate schedule, as transformers names it"
+    )
     min_lr_rate: float = option(
-        0.1, "last learning rate over the highest (cosine_with_min_lr)", low=0, high=1
+        0.1, "final learning rate as a share of the highest (cosine_with_min_lr)", low=0, high=1
     )
     gradient_checkpointing: bool | None = option(
         None,
@@ -90,13 +95,17 @@ class TrainConfig(Settings):
         "free",
     )
     four_bit: FourBitConfig = block(FourBitConfig)
-    attn_implementation: str = option("auto", "attention, by transformers' name")
-    chat_template_path: str | None = option(None, "a .jinja file instead of the student's template")
+    attn_implementation: str = option("auto", "attention, as transformers names it")
+    chat_template_path: str | None = option(
+        None, ".jinja file to use instead of the student's own template"
+    )
     report_to: Literal["wandb", "tensorboard", "none"] = option(
         "wandb", "experiment tracker; without a login wandb records offline"
     )
     run_name: str | None = option(None, "name of the run in the tracker")
-    resume_from_checkpoint: str = option("auto", "auto (newest of this run), none, or a folder")
+    resume_from_checkpoint: str = option(
+        "auto", "checkpoint to continue from: auto (the newest of this run), none, or a folder"
+    )
     held_out_answers: int = option(
         64, "held-out rows answered by generation at each evaluation, for eval_accuracy; 0: none",
         low=0,
@@ -108,7 +117,9 @@ class TrainConfig(Settings):
     overwrite: bool = option(False, "replace a finished run in --output_dir")
     dry_run: bool = option(False, "estimate memory and steps without training, and propose flags")
     device_memory_gib: float | None = option(
-        None, "memory of the card that --dry_run plans for, GiB; none: this machine's, or 80", low=1
+        None,
+        "memory of the GPU that --dry_run plans for, in GiB; none: this machine's, or 80",
+        low=1,
     )
 
     def __post_init__(self) -> None:
