@@ -174,7 +174,7 @@ def test_shell_scripts_pass_shellcheck():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("script", ["install", "check", "quickstart"])
+@pytest.mark.parametrize("script", ["install", "check", "docs", "quickstart"])
 def test_scripts_refuse_what_they_do_not_know(script):
     done = subprocess.run(
         ["bash", f"scripts/{script}.sh", "--nonsense"],
@@ -188,7 +188,7 @@ def test_the_design_is_there():
     steps = ("create_data.py", "train_sft_trl.py", "evaluate.py")
     launchers = ("create_data_h100x8.sh", "train_trl.sh")
     documents = ("README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md")
-    scripts = ("install.sh", "quickstart.sh", "test.sh", "check.sh")
+    scripts = ("install.sh", "quickstart.sh", "test.sh", "check.sh", "docs.sh")
     recipes = ("create-data", "train", "evaluate", "evaluate-teacher")
     for name in (
         *steps,
