@@ -13,6 +13,7 @@ from prompt_distillation.cli.main import COMMANDS
 from prompt_distillation.config import settings_of
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "prompt_distillation"
 FOLDERS = (".", "docs", "recipes", "tasks", "data", "models")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
 MADE_BY_THE_BUILD = {"index.md", "flags.md", "contributing.md", "changelog.md"}
@@ -157,8 +158,21 @@ def test_flags_and_files_named_in_the_text_exist(path):
     for code in INLINE_CODE.findall(BLOCK.sub("", text_of(path))):
         flag = re.match(r"--(\w[\w-]*)", code)
         assert not flag or flag[1] in known, f"a flag that nothing knows: {code}"
-        if re.fullmatch(r"(src|recipes|scripts|benchmarks|tests|tasks|examples)/[\w./-]+", code):
-            assert (ROOT / code).exists(), f"a file that is not there: {code}"
+        if re.fullmatch(r"(src|recipes|scripts|benchmarks|tests)/[\w./-]+|\w+/[\w/]+\.py", code):
+            places = (ROOT / code, PACKAGE / code)
+            assert any(place.exists() for place in places), f"a file that is not there: {code}"
+
+
+@every_document
+def test_tables_of_files_name_what_the_files_hold(path):
+    """`| ... | `labelling/votes.py` | `Votes.assess` |`: the file has a function of that name."""
+    for row in re.findall(r"^\|(.*\.py`.*)\|$", text_of(path), re.MULTILINE):
+        *_, files, names = row.split("|")
+        sources = [PACKAGE / file for file in re.findall(r"`([\w/]+\.py)`", files)]
+        found = "".join(text_of(source) for source in sources if source.is_file())
+        for name in INLINE_CODE.findall(names) if found else ():
+            for part in name.split("."):
+                assert re.search(rf"\b(def|class) {part}\b|^{part} = ", found, re.MULTILINE), row
 
 
 @every_document
