@@ -1,4 +1,4 @@
-"""What this machine has, as a list of checks: hardware, versions against the pins, accounts."""
+"""What this machine has: GPUs, cores and memory to run on, and a list of checks for `doctor`."""
 
 import importlib.metadata
 import netrc
@@ -10,7 +10,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,10 +18,14 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
+from prompt_distillation.errors import EngineError
+
 Status = Literal["ok", "note", "broken"]
+Device = Literal["auto", "cuda", "cpu"]
 
 DISTRIBUTION = "prompt-distillation"
 GIB = 2**30
+CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 LARGE_GPU_GIB = 75
 """A GPU that holds a 30B-A3B model in bf16 (61 GB of weights) counts as large: 80 GB cards show
 79 GiB or a little less."""
@@ -53,6 +57,90 @@ class Gpu:
     free_gib: float
 
 
+def choose_device(device: Device, tensor_parallel_size: int = 1) -> Literal["cuda", "cpu"]:
+    """Settle what a model runs on, and check that there is enough of it.
+
+    Args:
+        device: ``auto`` takes the GPUs if there are any; ``cuda`` and ``cpu`` insist.
+        tensor_parallel_size: GPUs, or cores of the CPU, that share one copy of the model.
+
+    Raises:
+        EngineError: a GPU was asked for and none is visible, or more than there are; on a CPU,
+            more shares than cores.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    settled, size = _settle(device, gpus), tensor_parallel_size
+    if settled == "cuda" and size > gpus:
+        raise EngineError(
+            f"--tensor_parallel_size is {size}, but this machine shows {gpus} GPU(s)"
+            f"{_visible()}; pass at most {gpus}"
+        )
+    cores = len(os.sched_getaffinity(0))
+    if settled == "cpu" and size > cores:
+        raise EngineError(
+            f"--tensor_parallel_size is {size}, but there is no GPU here and only {cores} CPU "
+            f"core(s) to share the model; pass at most {cores}"
+        )
+    return settled
+
+
+def _settle(device: Device, gpus: int) -> Literal["cuda", "cpu"]:
+    if device == "cuda" and not gpus:
+        raise EngineError(
+            f"a GPU was asked for, but torch sees none{_visible()}; check `nvidia-smi` and that "
+            "torch is a CUDA build, or ask for the CPU"
+        )
+    if device == "auto":
+        return "cuda" if gpus else "cpu"
+    return device
+
+
+def _visible() -> str:
+    """The environment's restriction, the usual reason for GPUs that do not show."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if value is None else f" (CUDA_VISIBLE_DEVICES={value!r})"
+
+
+def share_cores(shares: int) -> str:
+    """Split the cores this process may use evenly, as ``VLLM_CPU_OMP_THREADS_BIND`` takes it.
+
+    Returns:
+        For 2 shares of 4 cores: ``0,1|2,3``.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    size = len(cores) // shares
+    return "|".join(
+        ",".join(map(str, cores[share * size : (share + 1) * size])) for share in range(shares)
+    )
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of the container or job that this process is in, in bytes."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _limit_files():
+        if path.is_file() and (limit := path.read_text(encoding="ascii").strip()).isdecimal():
+            limits.append(int(limit))
+    return min(limits)
+
+
+def _limit_files() -> Iterator[Path]:
+    """Where Linux says how much memory a control group may take; see cgroups(7)."""
+    yield CONTROL_GROUPS / "memory.max"  # version 2, as a container sees itself
+    yield CONTROL_GROUPS / "memory/memory.limit_in_bytes"  # version 1
+    try:
+        own = OWN_GROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in own:  # ID:CONTROLLERS:/PATH; a batch system's job is a group below the machine's
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield CONTROL_GROUPS / path.lstrip("/") / "memory.max"
+        elif controllers == "memory":
+            yield CONTROL_GROUPS / "memory" / path.lstrip("/") / "memory.limit_in_bytes"
+
+
 def examine_machine(*, hub_timeout_seconds: float) -> list[Check]:
     """Look at everything; takes a few seconds (torch and vLLM are imported)."""
     gpus = find_gpus()
@@ -80,9 +168,9 @@ def read_cpu_flags() -> frozenset[str]:
 
 
 def check_cpu() -> Check:
-    """Cores this process may use, memory, and the instruction sets that matter here."""
+    """Cores and memory that this process may use, and the instruction sets that matter here."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    memory = memory_bytes() / GIB
     flags = [flag for flag in CPU_FLAGS if flag in read_cpu_flags()]
     found = f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, {' '.join(flags)}".rstrip(", ")
     return Check(name="cpu", status="ok", found=found)

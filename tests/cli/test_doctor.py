@@ -124,6 +124,21 @@ def test_gpus_are_listed_with_their_free_memory():
     )
 
 
+@pytest.mark.parametrize(
+    "limit_file", ["memory.max", "memory/memory.limit_in_bytes", "memory/job/memory.limit_in_bytes"]
+)
+def test_the_memory_is_that_of_the_container(monkeypatch, tmp_path, limit_file):
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "own")
+    (tmp_path / "own").write_text("4:memory:/job\n0::/\n")
+    limits = tmp_path / "groups" / limit_file
+    limits.parent.mkdir(parents=True)
+    limits.write_text("max\n")
+    assert " 3 GiB" not in machine.check_cpu().found
+    limits.write_text(f"{3 * 2**30}\n")
+    assert " 3 GiB" in machine.check_cpu().found
+
+
 def test_a_gpu_that_torch_does_not_see(monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
     check = machine.check_gpus([])

@@ -1,17 +1,21 @@
 """What vLLM reads of an adapter is what PEFT writes, checked without a GPU."""
 
+import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from prompt_distillation.engines import EngineOptions
-from prompt_distillation.engines.adapters import live_adapter, merge_to_temporary
+from prompt_distillation.engines.vllm_start import live_adapter, merge_to_temporary
 
 EXPERTS, RANK = 4, 3
+
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip("vLLM is not installed", allow_module_level=True)
 
 
 def save_adapter(base: Path, folder: Path, **options: object):
@@ -40,39 +44,76 @@ def test_on_a_gpu_an_adapter_is_served_with_the_next_rank(tiny_models, tmp_path:
     assert (live.max_rank, live.on_experts) == (8, False)
 
 
-@pytest.mark.parametrize("change", [{"rank_pattern": {"q_proj": 4}}, {"r": 600}])
-def test_what_vllm_would_scale_wrongly_is_merged(tiny_models, tmp_path: Path, change) -> None:
+@pytest.mark.parametrize(
+    ("change", "max_rank"),
+    [
+        ({"rank_pattern": {"q_proj": 4}}, 8),
+        ({"rank_pattern": {"q_proj": 33}, "alpha_pattern": {"q_proj": 5}}, 64),
+        ({"r": 600}, None),
+        ({"use_dora": True}, None),
+        ({"target_parameters": ["mlp.experts.down_proj"]}, None),
+    ],
+)
+def test_what_vllm_can_apply_is_served_and_the_rest_is_merged(
+    tiny_models, tmp_path: Path, change, max_rank: int | None
+) -> None:
     save_adapter(tiny_models.student, tmp_path)
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    assert live_adapter(tmp_path, device="cuda") is None
+    live = live_adapter(tmp_path, device="cuda")
+    assert (live and live.max_rank) == max_rank
 
 
-def test_fused_experts_lie_on_disk_as_vllm_unpacks_them(tiny_models, tmp_path: Path) -> None:
-    """`LoRAModelManager._convert_3d_to_2d_moe_lora` of vLLM 0.32 against PEFT's own update."""
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of vLLM's imports
+@pytest.mark.parametrize("patterns", [{}, {"rank_pattern": {"q_proj": 12}}])
+def test_vllms_loader_makes_of_an_adapter_what_peft_makes_of_it(
+    tiny_models, tmp_path: Path, patterns
+) -> None:
+    """Ranks and alphas by module, and both parts of fused experts, through vLLM 0.32's own code."""
+    from vllm.lora.lora_model import LoRAModel
+    from vllm.lora.model_manager import LoRAModelManager
+    from vllm.lora.peft_helper import PEFTHelper
+
     model = save_adapter(
         tiny_models.student,
         tmp_path,
         target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        alpha_pattern={"q_proj": 20},
+        **patterns,
     )
     live = live_adapter(tmp_path, device="cuda")
     assert live is not None
-    assert live.on_experts
-    weights = load_file(tmp_path / "adapter_model.safetensors")
-    scaling = 6 / RANK
-    outer = model.base_model.model.model.layers[0].mlp.experts
-    for name, wrapper in [("", outer), (".base_layer", outer.base_layer)]:
-        stem = f"base_model.model.model.layers.0.mlp.experts{name}"
-        down = weights[f"{stem}.lora_A.weight"]
-        up = weights[f"{stem}.lora_B.weight"]
-        # As vLLM does: (experts, rank, in) and (experts, out, rank).
-        lora_a = down.reshape(EXPERTS, -1, down.shape[-1])
-        lora_b = up.reshape(up.shape[0], -1, EXPERTS).permute(2, 0, 1)
-        torch.testing.assert_close(
-            scaling * lora_b @ lora_a, wrapper.get_delta_weight("default"), rtol=1e-4, atol=1e-4
-        )
+    assert (live.on_experts, live.max_rank) == (True, 16 if patterns else 8)
+
+    helper = PEFTHelper.from_local_dir(str(live.path), max_position_embeddings=None)
+    loaded = LoRAModel.from_local_checkpoint(
+        str(live.path), {"q_proj", "experts"}, helper, device="cpu", dtype=torch.float32
+    )
+    for weights in loaded.loras.values():
+        weights.optimize()  # as the manager does: the scaling goes into B
+
+    layer = model.base_model.model.model.layers[0]
+    attention = loaded.get_lora("model.layers.0.self_attn.q_proj")
+    torch.testing.assert_close(
+        attention.lora_b @ attention.lora_a, layer.self_attn.q_proj.get_delta_weight("default")
+    )
+
+    manager = SimpleNamespace(
+        model=SimpleNamespace(config=SimpleNamespace(architectures=["Qwen3MoeForCausalLM"])),
+        _get_lora_layer_weights=lambda lora, name: lora.get_lora(name),
+    )
+    ours = SimpleNamespace(local_num_experts=EXPERTS, global_num_experts=EXPERTS, ep_rank=0)
+    name = "model.layers.0.mlp.experts"
+    LoRAModelManager._convert_3d_to_2d_moe_lora(manager, loaded, ours, name)
+    experts = loaded.get_lora(name)
+    gate, down, up = (b @ a for a, b in zip(experts.lora_a, experts.lora_b, strict=True))
+    outer = layer.mlp.experts
     assert outer.parameter_name == "down_proj"
-    assert outer.base_layer.parameter_name == "gate_up_proj"
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(down, outer.get_delta_weight("default"), **close)
+    torch.testing.assert_close(
+        torch.cat([gate, up], dim=1), outer.base_layer.get_delta_weight("default"), **close
+    )
 
 
 def test_merging_reads_the_base_as_it_was_asked_for(
@@ -93,5 +134,5 @@ def test_merging_reads_the_base_as_it_was_asked_for(
     options = EngineOptions(
         model=str(tiny_models.student), adapter=tmp_path, revision="v2", trust_remote_code=True
     )
-    merge_to_temporary(options).folder.cleanup()
+    merge_to_temporary(options).cleanup()
     assert asked == [("v2", True), ("v2", True)]

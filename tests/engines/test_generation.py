@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from prompt_distillation.engines import Sampling
-from prompt_distillation.engines.decoding import Marks, Row
-from prompt_distillation.engines.generation import BatchGenerator
+from prompt_distillation.engines.generation import BatchGenerator, Marks, Row
 
 MARKS = Marks(end_of_turn=frozenset({7}), start_of_thinking=(258,), end_of_thinking=(259,))
 PREFIX = [(11 * number) % 250 for number in range(70)]

@@ -7,9 +7,9 @@ from engines.asking import tiny_engine
 
 from prompt_distillation.checkpoints import DEFAULT_BASE_MODEL
 from prompt_distillation.config import EngineConfig, ModelConfig
-from prompt_distillation.engines import EngineOptions, engine_options, resolve_engine_kind
-from prompt_distillation.engines.devices import choose_device
+from prompt_distillation.engines import engine_options, resolve_engine_kind
 from prompt_distillation.errors import EngineError, ModelError
+from prompt_distillation.machine import choose_device
 
 
 def test_auto_is_vllm_where_it_is_installed() -> None:
@@ -62,13 +62,13 @@ async def test_a_gpu_that_is_not_there_is_told(gpus: int, tiny_models) -> None:
 
 @pytest.mark.parametrize("gpus", [2], indirect=True)
 def test_more_shares_than_gpus_are_refused(gpus: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_device(EngineOptions(model="m", tensor_parallel_size=2)) == "cuda"
+    assert choose_device("auto", 2) == "cuda"
     with pytest.raises(EngineError, match=r"this machine shows 2 GPU\(s\); pass at most 2"):
-        choose_device(EngineOptions(model="m", tensor_parallel_size=4))
+        choose_device("auto", 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(EngineError, match="CUDA_VISIBLE_DEVICES='0,1'"):
-        choose_device(EngineOptions(model="m", tensor_parallel_size=4))
-    assert choose_device(EngineOptions(model="m", device="cpu")) == "cpu"
+        choose_device("auto", 4)
+    assert choose_device("cpu") == "cpu"
 
 
 def test_an_adapter_is_loaded_on_its_base(tiny_models, tmp_path: Path) -> None:

@@ -18,8 +18,12 @@ import pytest
 from engines.asking import ask, tiny_engine
 
 from prompt_distillation.engines import Completion, EngineOptions, RequestFailedError
-from prompt_distillation.engines.ray_cluster import Machine, plan_workers
-from prompt_distillation.engines.ray_worker import EngineWorker, OpenedEngine
+from prompt_distillation.engines.ray_cluster import (
+    EngineWorker,
+    Machine,
+    OpenedEngine,
+    plan_workers,
+)
 from prompt_distillation.errors import ConfigError, EngineError, ModelError
 from prompt_distillation.labelling.label_config import LabelConfig
 
@@ -66,7 +70,7 @@ def test_workers_share_the_cores_where_there_are_no_gpus():
     ("flags", "message"),
     [
         ({"ray_workers": 2}, "without a cluster"),
-        ({"ray_workers": 0, "ray_address": "local"}, "must be at least 1"),
+        ({"ray_workers": 0, "ray_address": "local"}, "must be between 1 and"),
         ({"ray_address": "local", "engine": "server", "server_url": "x"}, "leave it out"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from engines.asking import LONG_PROMPT, ask, tiny_engine
 
 from prompt_distillation.engines import stream
-from prompt_distillation.engines.devices import share_cores
+from prompt_distillation.machine import share_cores
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from prompt_distillation.engines.base import EngineOptions
-from prompt_distillation.engines.devices import share_cores
 from prompt_distillation.engines.vllm_start import vllm_environment
+from prompt_distillation.machine import share_cores
 
 ONE_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
 BINDING = "VLLM_CPU_OMP_THREADS_BIND"

@@ -4,7 +4,7 @@ import textwrap
 
 import psutil
 
-from prompt_distillation.engines.watchdog import Watchdog
+from prompt_distillation.engines.vllm import Watchdog
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(300)"]
 
@@ -19,7 +19,7 @@ def test_what_was_stopped_in_order_is_left_alone() -> None:
 def test_what_outlives_a_killed_process_is_ended() -> None:
     script = f"""
         import os, signal, subprocess
-        from prompt_distillation.engines.watchdog import Watchdog
+        from prompt_distillation.engines.vllm import Watchdog
 
         child = subprocess.Popen({SLEEP!r})
         watchdog = Watchdog([child.pid])

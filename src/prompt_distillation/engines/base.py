@@ -12,11 +12,10 @@ from typing import Any, Literal, Protocol
 
 from prompt_distillation.config import Dtype
 from prompt_distillation.errors import EngineError
+from prompt_distillation.machine import Device
 from prompt_distillation.tasks import ChatMessage
 
 FinishReason = Literal["stop", "length"]
-
-Device = Literal["auto", "cuda", "cpu"]
 
 
 class RequestFailedError(EngineError):

@@ -75,7 +75,7 @@ def load_tokenizer(options: EngineOptions) -> Any:
         raise ModelError(f"cannot load the tokenizer of {source}: {error}") from error
 
 
-class Marks:
+class TemplateMarks:
     """Texts that the tokenizer turns into one token with a meaning, wherever they stand.
 
     These are its special tokens, the marks of thinking, and other added tokens that the chat
@@ -162,7 +162,7 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self._model = model
         self._template_kwargs = dict(chat_template_kwargs or {})
-        self._marks = Marks(tokenizer)
+        self._marks = TemplateMarks(tokenizer)
         self._previous_text = ""
         self._shared_text = ""
         self._shared_ids: list[int] = []

@@ -1,22 +1,24 @@
 """Starting vLLM: its settings for this machine, its processes, its environment."""
 
 import asyncio
+import json
 import logging
 import multiprocessing
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from prompt_distillation.checkpoints import check_model
-from prompt_distillation.engines.adapters import LiveAdapter, live_adapter, merge_to_temporary
+from prompt_distillation.checkpoints import ADAPTER_CONFIG, check_model, merge_adapter
 from prompt_distillation.engines.base import EngineOptions
-from prompt_distillation.engines.devices import choose_device, memory_bytes, share_cores
 from prompt_distillation.engines.prompts import PromptEncoder
-from prompt_distillation.engines.vllm import VllmEngine
-from prompt_distillation.engines.watchdog import Watchdog
+from prompt_distillation.engines.vllm import VllmEngine, Watchdog
 from prompt_distillation.errors import EngineError
+from prompt_distillation.machine import choose_device, memory_bytes, share_cores
 from prompt_distillation.tasks import END_OF_THINKING
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,73 @@ logger = logging.getLogger(__name__)
 # killed sooner. Where the model computes in it, it has none, and nothing to put in order.
 SHUTDOWN_SECONDS = 20.0
 SHUTDOWN_SECONDS_ALONE = 0.1
+
+# The ranks that vLLM 0.32 has kernels for (vllm.config.lora.MaxLoRARanks).
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveAdapter:
+    """An adapter that vLLM applies while it runs.
+
+    Attributes:
+        path: its folder.
+        max_rank: the smallest of `VLLM_RANKS` that is enough for all of its modules.
+        on_experts: whether it changes fused experts, whose weights have three dimensions.
+    """
+
+    path: Path
+    max_rank: int
+    on_experts: bool
+
+
+def live_adapter(adapter: Path, *, device: str) -> LiveAdapter | None:
+    """Describe ``adapter`` if vLLM can apply it itself; None where it has to be merged.
+
+    vLLM 0.32 reads ranks and alphas per module as PEFT writes them (``rank_pattern``,
+    ``alpha_pattern``). It has no LoRA kernels for mixtures of experts without a GPU, takes fused
+    experts only with both of their parts, and refuses some of PEFT's variants, such as DoRA.
+    """
+    if device == "cpu":
+        return None
+    from vllm.config.lora import LoRAConfig
+    from vllm.lora.peft_helper import PEFTHelper
+
+    config: dict[str, Any] = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    highest = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    max_rank = next((rank for rank in VLLM_RANKS if rank >= highest), VLLM_RANKS[-1])
+    experts = {name.rpartition(".")[2] for name in config.get("target_parameters") or ()}
+    try:
+        PEFTHelper.from_dict(config).validate_legal(LoRAConfig(max_lora_rank=max_rank))
+        if experts and experts != {"gate_up_proj", "down_proj"}:
+            raise ValueError(f"of the experts, it changes only {', '.join(sorted(experts))}")
+    except ValueError as error:
+        logger.info("vLLM cannot apply the adapter %s itself: %s", adapter, error)
+        return None
+    return LiveAdapter(path=adapter.resolve(), max_rank=max_rank, on_experts=bool(experts))
+
+
+def merge_to_temporary(options: EngineOptions) -> "tempfile.TemporaryDirectory[str]":
+    """Write the model with its adapter merged into a folder, which the caller cleans up.
+
+    Raises:
+        ModelError: one of the two cannot be loaded, or they do not fit.
+    """
+    assert options.adapter is not None
+    logger.info("merging %s into %s for vLLM", options.adapter, options.model)
+    folder = tempfile.TemporaryDirectory(prefix="prompt-distillation-merged-")
+    try:
+        merge_adapter(
+            options.model,
+            options.adapter,
+            Path(folder.name),
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+        )
+    except BaseException:
+        folder.cleanup()
+        raise
+    return folder
 
 
 async def start_vllm(options: EngineOptions) -> VllmEngine:
@@ -35,26 +104,25 @@ async def start_vllm(options: EngineOptions) -> VllmEngine:
         ModelError: there is no such model, or the adapter does not fit it.
     """
     check_model(options.model)
-    device = choose_device(options)
+    device = choose_device(options.device, options.tensor_parallel_size)
     live, merged = None, None
     # The adapter's own tokenizer counts, so it is loaded before the adapter may be merged away.
     encoder = PromptEncoder.of(options)
-    if options.adapter is not None:
-        live = live_adapter(options.adapter, device=device)
-        if live is None:
-            logger.info("merging %s into %s for vLLM", options.adapter, options.model)
-            merged = await asyncio.to_thread(merge_to_temporary, options)
-            options = merged.options
     before = _child_pids()
     try:
         with vllm_environment(options, device=device), warnings.catch_warnings():
-            # vLLM's imports warn of the futures of its own libraries: nothing a user can mend.
+            # vLLM's imports warn about the future of its own libraries, which no user can change.
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
+            if options.adapter is not None:
+                live = live_adapter(options.adapter, device=device)
+                if live is None:
+                    merged = await asyncio.to_thread(merge_to_temporary, options)
+                    options = replace(options, model=merged.name, adapter=None, revision=None)
             llm = await _start_async_llm(_engine_arguments(options, live, device=device))
     except BaseException:
         if merged is not None:
-            merged.folder.cleanup()
+            merged.cleanup()
         raise
     started = _child_pids() - before
     return VllmEngine(
@@ -66,7 +134,7 @@ async def start_vllm(options: EngineOptions) -> VllmEngine:
             SHUTDOWN_SECONDS_ALONE if _in_one_process(options, device) else SHUTDOWN_SECONDS
         ),
         lora=_lora_request(live),
-        merged=merged.folder if merged else None,
+        merged=merged,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from prompt_distillation.engines.base import EngineOptions
-from prompt_distillation.engines.devices import choose_device
+from prompt_distillation.machine import choose_device
 from prompt_distillation.training.answering import Question
 
 BASE = "base"
@@ -168,7 +168,7 @@ def score_served(
 
     options = EngineOptions(model=str(folder))
     longest = max(len(question.context) for question in asked) + max(map(len, answers))
-    with vllm_environment(options, device=choose_device(options)):
+    with vllm_environment(options, device=choose_device(options.device)):
         from vllm import LLM, SamplingParams
 
         engine = LLM(

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from prompt_distillation.data.chat_rows import read_chat_rows
-from prompt_distillation.engines.devices import memory_bytes
 from prompt_distillation.errors import ModelError
+from prompt_distillation.machine import memory_bytes
 from prompt_distillation.training.encode import IGNORED, EncodedRows, encode_rows, end_of_turn_ids
 from prompt_distillation.training.loading import load_tokenizer
 from prompt_distillation.training.lora.targets import number_of_experts
