@@ -84,9 +84,7 @@ def check_model(model: str, *, weights: bool = True) -> None:
             )
         return
     if (folder / ADAPTER_CONFIG).is_file():
-        raise ModelError(
-            f"{model} holds an adapter, and a full model is wanted here; pass its base model"
-        )
+        raise ModelError(f"{model} is an adapter; expected a full model: pass its base model")
     if not (folder / MODEL_CONFIG).is_file():
         raise ModelError(
             f"no model at {model}: neither {MODEL_CONFIG} nor {ADAPTER_CONFIG} is in it; a folder "
@@ -133,7 +131,7 @@ def read_adapter_base(folder: Path) -> str | None:
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read the adapter's {path}: {error}") from error
     if not isinstance(fields, dict):
-        raise ModelError(f"{path}: a JSON object is wanted, got a {type(fields).__name__}")
+        raise ModelError(f"{path}: expected a JSON object, got a {type(fields).__name__}")
     if not any(folder.glob("adapter_model.*")):
         raise ModelError(f"the adapter at {folder} is incomplete: it has no adapter_model file")
     base = fields.get("base_model_name_or_path")

@@ -19,7 +19,7 @@ names the value received, what is allowed, and what to do.
 
 
 class PromptDistillationError(Exception):
-    """Base of every error that is the user's to mend."""
+    """Base of every error that is the user's to fix."""
 
 
 class ConfigError(PromptDistillationError, ValueError):

@@ -20,7 +20,7 @@ class _StrictLoader(yaml.SafeLoader):
                 continue  # the parent says so
             if key in seen:
                 line = key_node.start_mark.line + 1
-                raise yaml.YAMLError(f"the key {key!r} stands twice, again in line {line}")
+                raise yaml.YAMLError(f"the key {key!r} appears twice, again in line {line}")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 

@@ -71,7 +71,7 @@ def test_inputs_that_cannot_be_taken_are_one_line(tmp_path, content, message):
     ("gold", "message"),
     [
         ('{"label": "fr"}\n{"label": "xx"}\n', "unknown label 'xx'"),
-        ('{"label": "fr"}\n', "needs one row a line"),
+        ('{"label": "fr"}\n', "needs one row per line"),
     ],
 )
 def test_gold_that_does_not_fit_is_one_line(tmp_path, gold, message):

@@ -164,7 +164,7 @@ def test_an_empty_file_changes_nothing(tmp_path):
         ("steps: 0", "it must be at least 1"),
         ("- steps", "expected a mapping of names to values, got a list"),
         ("steps: [", "not valid YAML"),
-        ("steps: 1\nsteps: 2", "the key 'steps' stands twice, again in line 2"),
+        ("steps: 1\nsteps: 2", "the key 'steps' appears twice, again in line 2"),
         ("name: 2024-13-45", "not valid YAML"),
         ("steps: " + "1" * 5000, "not valid YAML"),
         (f"steps: {10**30}", "a whole number below 2^63"),

@@ -50,7 +50,7 @@ def test_ctrl_c_is_code_130(capsys):
 
 def test_a_command_that_goes_on_says_so_after_ctrl_c(capsys):
     assert run_command(fail_with(KeyboardInterrupt()), [], goes_on=True) == 130
-    assert "run the same command again to go on" in capsys.readouterr().err
+    assert "run the same command again to continue" in capsys.readouterr().err
 
 
 def test_a_bug_is_not_hidden():

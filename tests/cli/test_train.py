@@ -240,7 +240,7 @@ def test_optimizers_of_bitsandbytes_train_on_a_cpu(tmp_path, train_file, student
 def test_an_adapter_is_not_a_student(tmp_path, train_file):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="holds an adapter, and a full model is wanted"):
+    with pytest.raises(ModelError, match="is an adapter; expected a full model"):
         main(flags(train_file, tmp_path / "adapter", tmp_path / "run"))
 
 

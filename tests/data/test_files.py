@@ -185,7 +185,7 @@ def test_a_file_that_is_not_there(tmp_path, reader):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{'a': 1}", "not JSON"), ("[1]", "a JSON object is wanted, got '\\[1\\]'")],
+    [("{'a': 1}", "not JSON"), ("[1]", "expected a JSON object, got '\\[1\\]'")],
 )
 def test_lines_that_are_no_json_objects(tmp_path, line, message):
     path = tmp_path / "rows.jsonl"
@@ -199,7 +199,7 @@ def test_lines_that_are_no_json_objects(tmp_path, line, message):
     [
         (b"{", "not JSON"),
         (b"\xff\xfe\xfa", "not JSON"),
-        (b"[]", "a JSON object is wanted, got a list"),
+        (b"[]", "expected a JSON object, got a list"),
     ],
 )
 def test_a_document_that_is_no_json_object(tmp_path, content, message):

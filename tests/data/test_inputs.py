@@ -178,7 +178,7 @@ def test_conversations_that_ask_nothing(tmp_path, messages, message):
         ("in.jsonl", b'{"text": "  "}', "line 1: the text is empty"),
         ("in.jsonl", b'{"text": "cut \\ud83d"}', "line 1: half a character, '.ud83d'"),
         ("in.jsonl", b"{text: 1}", "line 1: not JSON"),
-        ("in.jsonl", b'"text"', "line 1: a JSON object is wanted"),
+        ("in.jsonl", b'"text"', "line 1: expected a JSON object"),
         ("in.parquet", b"PAR2", "not a Parquet file"),
         ("in.docx", b"x", "unknown format '.docx'; known are .txt, .jsonl"),
         ("in", b"x", "unknown format ''"),

@@ -24,7 +24,7 @@ def run_command(
 ) -> int:
     """Run ``command(argv)`` and return the process's exit code.
 
-    0 for success, 2 for an error that is the user's to mend (one line on stderr), 130 after
+    0 for success, 2 for an error that is the user's to fix (one line on stderr), 130 after
     Ctrl-C, 141 if the reader of stdout left (``| head``), or what the command itself returns.
     A bug still ends in a traceback.
 
@@ -41,7 +41,7 @@ def run_command(
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return USER_ERROR
     except KeyboardInterrupt:
-        again = "; run the same command again to go on where it stopped" if goes_on else ""
+        again = "; run the same command again to continue where it stopped" if goes_on else ""
         sys.stderr.write(f"interrupted{again}\n")
         return INTERRUPTED
     except BrokenPipeError:

@@ -200,7 +200,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON ({error.msg})") from error
         if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}: a JSON object is wanted, got {line[:60]!r}")
+            raise InputError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}")
         yield number, row
 
 
@@ -218,5 +218,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}: a JSON object is wanted, got a {type(value).__name__}")
+        raise InputError(f"{path}: expected a JSON object, got a {type(value).__name__}")
     return value

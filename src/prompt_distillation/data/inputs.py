@@ -74,7 +74,7 @@ def read_inputs(path: Path, *, columns: Columns | None = None) -> Iterator[Input
     for index, (where, row) in enumerate(_rows(path, columns)):
         yield _input_of_row(row, index=index, where=where, columns=columns)
     if index < 0:
-        raise InputError(f"{path} holds no inputs; it needs at least one line with text")
+        raise InputError(f"{path} holds no inputs; it needs at least one line of text")
 
 
 def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -121,7 +121,7 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str,
             if gold_row is None:
                 raise InputError(
                     f"{gold_path} has {count - 1} rows, but {path} has more lines with text; "
-                    "it needs one row a line"
+                    "it needs one row per line"
                 )
             label, group = _gold_of_row(gold_row[1], where=f"{gold_path}, line {gold_row[0]}")
             row |= {columns.gold: label, columns.group: group}
@@ -129,7 +129,7 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str,
     if gold is not None and next(gold, None) is not None:
         raise InputError(
             f"{gold_path} has more rows than {path} has lines with text ({count}); "
-            "it needs one row a line"
+            "it needs one row per line"
         )
     if blank:
         logger.warning("%s: skipped %d blank lines", path, blank)
@@ -217,7 +217,7 @@ def read_gold_file(path: Path) -> list[tuple[str | None, str | None]]:
     else:
         rows = [(line.strip(), None) for _, line in read_lines(path) if line.strip()]
     if not rows:
-        raise InputError(f"{path} holds no labels; it needs one a line")
+        raise InputError(f"{path} holds no labels; it needs one per line")
     return rows
 
 

@@ -153,8 +153,8 @@ def _reason(error: Exception) -> str:
     _, found, module = text.partition("No module named ")
     if found:
         raise EngineError(
-            f"a machine of the Ray cluster lacks the module {module.split()[0]}: install this "
-            "package there, as it is installed here"
+            f"a machine of the Ray cluster does not have the module {module.split()[0]}; install "
+            "this package there, as it is installed here"
         ) from error
     cause = re.search(r"The actor (?:is dead|died) because (.*)", text)
     return (cause[1] if cause else text)[:200]
@@ -293,7 +293,7 @@ class RayEngine:
         if not self._replacements_left:
             raise EngineError(
                 f"{REPLACEMENTS_PER_WORKER * self._count + 1} times a worker on Ray died, the last "
-                f"time: {reason}; mend that, then run the same command again to go on"
+                f"time: {reason}; fix that, then run the same command again to continue"
             ) from error
         self._replacements_left -= 1
         logger.warning(

@@ -126,7 +126,7 @@ class ServerEngine:
         except openai.APIConnectionError as error:
             raise EngineError(
                 f"no server answers at {self._client.base_url}: {_cause(error)}; start it (e.g. "
-                "`vllm serve MODEL`) or mend --server_url"
+                "`vllm serve MODEL`) or correct --server_url"
             ) from error
         except (openai.OpenAIError, ValueError, AttributeError) as error:
             # Not every endpoint lists its models, and a busy one may not do so now.

@@ -129,7 +129,7 @@ class VllmEngine:
             return await self._collect(prompt, params)
         except EngineDeadError as error:
             raise EngineError(
-                "vLLM stopped; its own message stands above (LOGLEVEL and VLLM_LOGGING_LEVEL=INFO "
+                "vLLM stopped; its own message is above (LOGLEVEL and VLLM_LOGGING_LEVEL=INFO "
                 "show more). Out of memory: lower --gpu_memory_utilization or --max_model_len"
             ) from error
         except (VLLMClientError, EngineGenerateError, ValueError) as error:
