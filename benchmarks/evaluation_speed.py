@@ -12,7 +12,6 @@ machine.
 """
 
 import argparse
-import asyncio
 import json
 import subprocess
 import sys
@@ -22,14 +21,12 @@ from typing import NamedTuple
 
 from plain_loop import generate_each, load
 
-from prompt_distillation.checkpoints import ResolvedModel, resolve_model
-from prompt_distillation.data.inputs import Input, read_inputs
-from prompt_distillation.engines import EngineOptions, Sampling
-from prompt_distillation.evaluation.predicting import Asking, default_max_tokens
-from prompt_distillation.evaluation.running import ask_model
-from prompt_distillation.evaluation.selection import Selection, select
-from prompt_distillation.evaluation.training_data import read_training_data
-from prompt_distillation.tasks import Task, load_task
+from prompt_distillation.checkpoints import resolve_model
+from prompt_distillation.data.inputs import read_inputs
+from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+from prompt_distillation.evaluation.evaluator import evaluate
+from prompt_distillation.evaluation.predictions import asking_of
+from prompt_distillation.tasks import load_task
 
 LOOPS = {"adapter as loaded": False, "adapter merged": True}
 WAYS = {"batched": "free", "constrained": "constrained", "scored": "scored"}
@@ -113,7 +110,7 @@ def measure(way: str, arguments: argparse.Namespace) -> tuple[float, float, floa
     task, model = load_task(arguments.task), resolve_model(arguments.model)
     inputs = list(read_inputs(arguments.test_file))
     if way not in LOOPS:
-        run, right = batched(way, model, inputs, task, arguments)
+        run, right = batched(way, arguments)
         return run, run, right
     # Evenly out of the file, whose languages stand one after the other, and differ in length.
     some = inputs[:: max(1, len(inputs) // arguments.one_at_a_time)]
@@ -122,54 +119,31 @@ def measure(way: str, arguments: argparse.Namespace) -> tuple[float, float, floa
         language_model,
         tokenizer,
         [task.conversation(item.text, with_prompt=arguments.with_prompt) for item in some],
-        max_new_tokens=most_tokens(task, arguments),
+        max_new_tokens=asking_of(config_of(arguments), task).sampling.max_tokens,
         do_sample=False,
     )
     return each * len(some), each * len(inputs), None
 
 
-def batched(
-    way: str,
-    model: ResolvedModel,
-    inputs: list[Input],
-    task: Task,
-    arguments: argparse.Namespace,
-) -> tuple[float, float]:
+def batched(way: str, arguments: argparse.Namespace) -> tuple[float, float]:
     """Seconds of the answers, and accuracy, of `evaluate.py`'s own path."""
-    decoding = WAYS[way]
-    sampling = Sampling(
-        max_tokens=most_tokens(task, arguments),
-        choices=tuple(task.labels) if decoding == "constrained" else None,
-    )
-    asking = Asking(
+    result = evaluate(config_of(arguments, decoding=WAYS[way]))
+    assert result.usage is not None
+    return result.usage.run_seconds, result.summary.correct / len(result.predictions)
+
+
+def config_of(arguments: argparse.Namespace, *, decoding: str = "free") -> EvaluateConfig:
+    """The evaluation of all inputs that `evaluate.py` would run."""
+    return EvaluateConfig.of(
+        model_path=arguments.model,
+        task=arguments.task,
+        test_file=arguments.test_file,
+        split="all",
+        engine=arguments.engine,
         with_prompt=arguments.with_prompt,
         thinking=arguments.thinking,
-        sampling=sampling,
-        scored=decoding == "scored",
+        decoding=decoding,
     )
-    predictions, used = asyncio.run(
-        ask_model(
-            arguments.engine,
-            EngineOptions(model=model.base, adapter=model.adapter),
-            everything(inputs),
-            task=task,
-            asking=asking,
-            show=lambda _: None,
-        )
-    )
-    right = sum(item.correct is True for item in predictions) / len(predictions)
-    return used.run_seconds, right
-
-
-def everything(inputs: list[Input]) -> Selection:
-    """All inputs, none of them held out."""
-    training = read_training_data(Path("no-training-data.jsonl"))
-    return select(inputs, training, split="all", max_samples=None, truth=None)
-
-
-def most_tokens(task: Task, arguments: argparse.Namespace) -> int:
-    """New tokens an answer may have."""
-    return default_max_tokens(task, with_prompt=arguments.with_prompt, thinking=arguments.thinking)
 
 
 if __name__ == "__main__":

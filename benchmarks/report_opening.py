@@ -16,10 +16,10 @@ from selenium.webdriver.chrome.service import Service
 
 from prompt_distillation.data.inputs import Input, read_inputs
 from prompt_distillation.data.results import Result
-from prompt_distillation.evaluation.predicting import prediction_of
-from prompt_distillation.evaluation.running import Subject, build_result
-from prompt_distillation.evaluation.selection import select
-from prompt_distillation.evaluation.training_data import read_training_data
+from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+from prompt_distillation.evaluation.evaluator import build_result
+from prompt_distillation.evaluation.predictions import prediction_of
+from prompt_distillation.evaluation.selection import read_labelled_data, select
 from prompt_distillation.report.page import PageParts, build_page
 from prompt_distillation.tasks import Answer, load_task
 
@@ -39,17 +39,13 @@ def make_result(rows: int) -> Result:
         Input(index=i, text=f"{texts[i % len(texts)]} {i}", group=str(i), gold="fr")
         for i in range(rows)
     ]
-    training = read_training_data(Path("no-training-data.jsonl"))
+    training = read_labelled_data(Path("no-training-data.jsonl"))
     selection = select(inputs, training, split="all", max_samples=None, truth=None)
     predictions = tuple(
         prediction_of(item, Answer(text="fr" if i % 20 else "de"), task=task, raw_output="fr")
         for i, item in enumerate(selection.items)
     )
-    subject = Subject(model_path="m", base_model="m", adapter=None)
-    config = {"test_file": "t", "train_data_file": "d", "with_prompt": False, "thinking": False}
-    return build_result(
-        selection, predictions, subject=subject, task=task, used=None, config=config
-    )
+    return build_result(selection, predictions, task=task, config=EvaluateConfig(), base_model="m")
 
 
 def main() -> None:

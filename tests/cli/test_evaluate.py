@@ -202,7 +202,8 @@ def test_an_adapter_of_another_base_model(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_in_one_line_and_keeps_the_old_result(replay, tmp_path: Path) -> None:
-    write(tmp_path / "result.json", "the only copy")
+    old = '{"schema_version": 1, "predictions": []}'
+    write(tmp_path / "result.json", old)
 
     # No room for a result of some 400 kB: what a write to a full disk looks like.
     done = evaluate(
@@ -211,8 +212,88 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_old_result(replay, tmp_path:
     )
 
     assert "cannot write" in one_line(done)
-    assert (tmp_path / "result.json").read_text() == "the only copy"
+    assert (tmp_path / "result.json").read_text() == old
     assert {path.name for path in tmp_path.glob("*.json*")} == {"result.json", "train.jsonl"}
+
+
+def test_a_dataset_is_never_displaced_by_a_result(replay, tmp_path: Path) -> None:
+    for name in ("train.jsonl", "test.txt"):
+        before = (tmp_path / name).read_bytes()
+        assert name in one_line(evaluate(*replay, "--output_file", tmp_path / name))
+        assert (tmp_path / name).read_bytes() == before
+
+
+def write_csv(path: Path, *, first: int, count: int) -> Path:
+    """A csv with column names of its own, of sentences in two languages."""
+    rows = (
+        f'"Sentence {i}, about it",{"fr" if i % 2 else "de"},t{i}\n'
+        for i in range(first, first + count)
+    )
+    return write(path, "utterance,intent,thread\n" + "".join(rows))
+
+
+def write_records(folder: Path, *, count: int) -> Path:
+    """A dataset of the first sentences of `write_csv`, the way labelling leaves it."""
+    dataset = folder / "data.jsonl"
+    rows, records = [], []
+    for i in range(count):
+        text = f"Sentence {i}, about it"
+        turns = [{"role": "user", "content": text}, {"role": "assistant", "content": "fr"}]
+        rows.append({"messages": turns})
+        records.append(
+            {
+                "index": i, "text": text, "history": [], "group": f"t{i}", "held_out": False,
+                "answer": "fr", "teacher_answer": "fr", "prompt_tokens": 9, "completion_tokens": 1,
+            }
+        )  # fmt: skip
+    write(dataset, "".join(json.dumps(row) + "\n" for row in rows))
+    write(folder / "data.records.jsonl", "".join(json.dumps(row) + "\n" for row in records))
+    write(folder / "data.manifest.json", '{"held_out": {"share": 0.1, "seed": 0}}')
+    return dataset
+
+
+def columns_of(path: Path) -> list[str | Path]:
+    return [
+        "--test_file", path, "--text_field", "utterance", "--label_field", "intent",
+        "--group_field", "thread",
+    ]  # fmt: skip
+
+
+def test_every_unseen_input_of_another_file_is_held_out(tmp_path: Path) -> None:
+    dataset = write_records(tmp_path, count=100)
+    test = write_csv(tmp_path / "test.csv", first=90, count=200)
+    write(tmp_path / "predictions.txt", "fr\n" * 190)
+
+    done = evaluate(
+        *columns_of(test), "--train_data_file", dataset,
+        "--predictions_file", tmp_path / "predictions.txt",
+        "--output_file", tmp_path / "result.json",
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["summary"]["total_samples"] == 190
+    assert result["summary"]["accuracy"] == 0.5
+    assert (result["truth"], result["overlap"]["groups"]) == ("gold", 0)
+
+
+def test_without_any_known_answer_it_says_so(tmp_path: Path) -> None:
+    test = write(tmp_path / "test.txt", "".join(f"text {i}\n" for i in range(5)))
+    write(tmp_path / "train.jsonl", TRAINED_ON)
+    write(tmp_path / "predictions.txt", "fr\n" * 5)
+
+    done = evaluate(
+        "--test_file", test, "--train_data_file", tmp_path / "train.jsonl",
+        "--predictions_file", tmp_path / "predictions.txt",
+        "--output_file", tmp_path / "result.json",
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "None of these inputs has a known answer" in done.stderr
+    assert "CONFUSION" not in done.stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["summary"]["accuracy"] is None
+    assert result["confusion_matrix"] is None
 
 
 def test_a_random_student_is_evaluated_end_to_end(tiny_models, tmp_path: Path) -> None:
@@ -224,7 +305,7 @@ def test_a_random_student_is_evaluated_end_to_end(tiny_models, tmp_path: Path) -
 
     assert done.returncode == 0, done.stderr
     assert "[9/9] Pred:" in done.stdout
-    assert "Held-out inputs only: the first 9 of 206 held out, of 2101." in done.stderr
+    assert "Held-out inputs only: the first 9 of 2101 held out, of 2101." in done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["summary"]["total_samples"] == 9
     assert result["usage"]["prompt_tokens_per_query"] > 5

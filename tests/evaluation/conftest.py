@@ -5,8 +5,7 @@ import pytest
 
 from prompt_distillation.data.inputs import Input
 from prompt_distillation.data.results import Prediction
-from prompt_distillation.evaluation.selection import TestItem
-from prompt_distillation.evaluation.training_data import TeacherRecord
+from prompt_distillation.evaluation.selection import TeacherRecord, TestItem
 from prompt_distillation.tasks import Task, load_task
 
 MakeItem = Callable[..., TestItem]

@@ -1,8 +1,19 @@
+import json
+import logging
+from pathlib import Path
+
 import pytest
 
 from prompt_distillation.data.comparison import QueryCost
 from prompt_distillation.errors import ConfigError
-from prompt_distillation.evaluation.costs import TokenPrices, cost_by_time, cost_by_tokens, reckon
+from prompt_distillation.evaluation.compare_config import CompareConfig
+from prompt_distillation.evaluation.costs import (
+    TokenPrices,
+    cost_by_time,
+    cost_by_tokens,
+    make_bill,
+    training_cost,
+)
 
 
 def test_a_million_queries_by_tokens() -> None:
@@ -31,7 +42,7 @@ def test_break_even_and_months() -> None:
     teacher = QueryCost(per_million_queries=3093.0, basis="tokens")
     student = QueryCost(per_million_queries=53.0, basis="tokens")
 
-    bill = reckon(teacher, student, training_cost=1.0, currency="USD")
+    bill = make_bill(teacher, student, training_cost=1.0, currency="USD")
 
     assert bill.break_even_queries == pytest.approx(1e6 / 3040)
     assert bill.saving_share == pytest.approx(1 - 53 / 3093)
@@ -42,7 +53,7 @@ def test_break_even_and_months() -> None:
 
 
 def test_a_dearer_student_never_pays() -> None:
-    bill = reckon(
+    bill = make_bill(
         QueryCost(per_million_queries=1.0, basis="tokens"),
         QueryCost(per_million_queries=2.0, basis="tokens"),
         training_cost=5.0,
@@ -58,4 +69,37 @@ def test_a_free_teacher_leaves_nothing_to_save() -> None:
     free = QueryCost(per_million_queries=0.0, basis="tokens")
 
     with pytest.raises(ConfigError, match="above 0"):
-        reckon(free, free, training_cost=0.0, currency="USD")
+        make_bill(free, free, training_cost=0.0, currency="USD")
+
+
+def cost_of(folder: Path, **options) -> float:
+    """What labelling and half an hour of training cost, at 2 an hour."""
+    (folder / "training_manifest.json").write_text('{"result": {"seconds": 1800}}')
+    config = CompareConfig.of(
+        student_path=str(folder), train_data_file=folder / "out.jsonl", price_per_hour=2, **options
+    )
+    return training_cost(config)
+
+
+def write_labelling(folder: Path, *, made: int) -> None:
+    manifest = {"seconds": 3600, "requests_made": made, "counts": {"requests": 10}}
+    (folder / "out.manifest.json").write_text(json.dumps(manifest))
+
+
+def test_the_hours_are_those_of_the_manifests(tmp_path: Path, caplog) -> None:
+    write_labelling(tmp_path, made=10)
+
+    assert cost_of(tmp_path) == pytest.approx(3.0)
+    assert not caplog.records
+    assert cost_of(tmp_path, training_cost=7) == 7
+
+
+def test_hours_that_no_manifest_holds_are_named(tmp_path: Path, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert cost_of(tmp_path) == pytest.approx(1.0)
+    assert "does not say how long it took" in caplog.text
+
+    write_labelling(tmp_path, made=4)
+    with caplog.at_level(logging.WARNING):
+        cost_of(tmp_path)
+    assert "made 4 of 10" in caplog.text

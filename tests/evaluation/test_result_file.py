@@ -7,16 +7,16 @@ import pytest
 from prompt_distillation.data.inputs import Input
 from prompt_distillation.data.result_files import check_output, read_result, write_result
 from prompt_distillation.data.results import Result
-from prompt_distillation.errors import ConfigError, InputError
-from prompt_distillation.evaluation.running import Subject, build_result
-from prompt_distillation.evaluation.selection import select
-from prompt_distillation.evaluation.training_data import read_training_data
+from prompt_distillation.errors import ConfigError, InputError, OutputExistsError
+from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+from prompt_distillation.evaluation.evaluator import build_result
+from prompt_distillation.evaluation.selection import read_labelled_data, select
 
 
 @pytest.fixture
 def result(tmp_path, language_task, make_prediction) -> Result:
     inputs = [Input(index=i, text=f"text {i}", group=f"g{i}", gold="fr") for i in range(4)]
-    training = read_training_data(tmp_path / "none.jsonl")
+    training = read_labelled_data(tmp_path / "none.jsonl")
     selection = select(inputs, training, split="all", max_samples=None, truth=None)
     predictions = tuple(
         make_prediction("fr", answer, index=i, teacher="fr", teacher_asked=True)
@@ -25,15 +25,9 @@ def result(tmp_path, language_task, make_prediction) -> Result:
     return build_result(
         selection,
         predictions,
-        subject=Subject(model_path="m", base_model="b", adapter=None),
         task=language_task,
-        used=None,
-        config={
-            "test_file": "t.txt",
-            "train_data_file": "d.jsonl",
-            "with_prompt": False,
-            "thinking": False,
-        },
+        base_model="b",
+        config=EvaluateConfig.of(model_path="m", test_file="t.txt", train_data_file="d.jsonl"),
     )
 
 
@@ -90,9 +84,34 @@ def test_earlier_results_are_kept_under_numbers(tmp_path: Path, result: Result) 
 
 def test_a_folder_or_a_device_is_no_output(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a file"):
-        check_output(tmp_path)
+        check_output(tmp_path, [])
     with pytest.raises(ConfigError, match="not a file"):
-        check_output(Path("/dev/full"))
+        check_output(Path("/dev/full"), [])
+
+
+def test_only_a_result_may_be_replaced_and_no_input(tmp_path: Path, result: Result) -> None:
+    dataset = tmp_path / "dataset.jsonl"
+    dataset.write_text('{"messages": []}\n')
+    write_result(tmp_path / "r.json", result)
+
+    check_output(tmp_path / "r.json", [dataset, None])
+    with pytest.raises(OutputExistsError, match=r"dataset\.jsonl"):
+        check_output(dataset, [])
+    with pytest.raises(ConfigError, match="would destroy"):
+        check_output(tmp_path / "r.json", [tmp_path / "r.json"])
+
+
+def test_a_file_of_an_earlier_version_may_lack_what_came_later(
+    tmp_path: Path, result: Result
+) -> None:
+    path = tmp_path / "r.json"
+    write_result(path, result)
+    value = json.loads(path.read_text())
+    for prediction in value["predictions"]:
+        del prediction["first_token_seconds"]
+    path.write_text(json.dumps(value))
+
+    assert read_result(path) == result
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"schema_version": 1}', "nonsense"])

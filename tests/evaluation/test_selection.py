@@ -6,8 +6,7 @@ import pytest
 from prompt_distillation.data.inputs import Input
 from prompt_distillation.data.splits import is_held_out
 from prompt_distillation.errors import InputError
-from prompt_distillation.evaluation.selection import select
-from prompt_distillation.evaluation.training_data import read_training_data
+from prompt_distillation.evaluation.selection import read_labelled_data, select
 
 INPUTS = [
     Input(index=i, text=f"Sentence number {i}", group=f"block-{i // 3}", gold="en")
@@ -37,7 +36,7 @@ def write_dataset(folder: Path, inputs: list[Input], *, share: float = 0.2, seed
 
 
 def test_held_out_takes_the_groups_that_training_left_out(tmp_path: Path) -> None:
-    training = read_training_data(write_dataset(tmp_path, INPUTS))
+    training = read_labelled_data(write_dataset(tmp_path, INPUTS))
 
     selection = select(INPUTS, training, split="held_out", max_samples=None, truth=None)
 
@@ -52,7 +51,7 @@ def test_held_out_takes_the_groups_that_training_left_out(tmp_path: Path) -> Non
 
 def test_the_whole_file_says_what_was_trained_on_by_text_and_by_group(tmp_path: Path) -> None:
     # Every third sentence is trained on: the other two of its group share only the group.
-    training = read_training_data(write_dataset(tmp_path, INPUTS[::3], share=0.0))
+    training = read_labelled_data(write_dataset(tmp_path, INPUTS[::3], share=0.0))
 
     selection = select(INPUTS, training, split="all", max_samples=None, truth=None)
 
@@ -60,7 +59,7 @@ def test_the_whole_file_says_what_was_trained_on_by_text_and_by_group(tmp_path: 
 
 
 def test_overlap_sees_through_case_and_spaces(tmp_path: Path) -> None:
-    training = read_training_data(write_dataset(tmp_path, INPUTS[:3], share=0.0))
+    training = read_labelled_data(write_dataset(tmp_path, INPUTS[:3], share=0.0))
     other = Input(index=0, text="SENTENCE   number 1", group="elsewhere", gold="en")
 
     selection = select([other], training, split="all", max_samples=None, truth=None)
@@ -69,7 +68,7 @@ def test_overlap_sees_through_case_and_spaces(tmp_path: Path) -> None:
 
 
 def test_missing_training_data_is_said_not_failed(tmp_path: Path) -> None:
-    training = read_training_data(tmp_path / "none.jsonl")
+    training = read_labelled_data(tmp_path / "none.jsonl")
 
     selection = select(INPUTS, training, split="held_out", max_samples=None, truth=None)
 
@@ -78,7 +77,7 @@ def test_missing_training_data_is_said_not_failed(tmp_path: Path) -> None:
 
 
 def test_max_samples_takes_the_first_of_the_split(tmp_path: Path) -> None:
-    training = read_training_data(write_dataset(tmp_path, INPUTS))
+    training = read_labelled_data(write_dataset(tmp_path, INPUTS))
 
     whole = select(INPUTS, training, split="held_out", max_samples=None, truth=None)
     part = select(INPUTS, training, split="held_out", max_samples=7, truth=None)
@@ -87,7 +86,7 @@ def test_max_samples_takes_the_first_of_the_split(tmp_path: Path) -> None:
 
 
 def test_truth_is_the_teacher_where_no_gold_is_known(tmp_path: Path) -> None:
-    training = read_training_data(write_dataset(tmp_path, INPUTS))
+    training = read_labelled_data(write_dataset(tmp_path, INPUTS))
     unlabelled = [Input(index=i.index, text=i.text, group=i.group) for i in INPUTS]
 
     selection = select(unlabelled, training, split="all", max_samples=None, truth=None)
@@ -98,7 +97,7 @@ def test_truth_is_the_teacher_where_no_gold_is_known(tmp_path: Path) -> None:
 
 
 def test_an_empty_split_says_what_to_do(tmp_path: Path) -> None:
-    training = read_training_data(write_dataset(tmp_path, INPUTS, share=0.0))
+    training = read_labelled_data(write_dataset(tmp_path, INPUTS, share=0.0))
 
     with pytest.raises(InputError, match=r"larger --held_out, .* --split all .* trained on"):
         select(INPUTS, training, split="held_out", max_samples=None, truth=None)
@@ -120,7 +119,7 @@ def test_the_teacher_is_what_it_said_itself(tmp_path: Path) -> None:
     held_out = record(INPUTS[3], held_out=True)
     path.with_name("lang.records.jsonl").write_text(corrected + rejected + held_out)
 
-    training = read_training_data(path)
+    training = read_labelled_data(path)
     selection = select(INPUTS[:6], training, split="all", max_samples=None, truth="teacher")
 
     assert [item.truth for item in selection.items] == ["de", None, "en", "en", None, None]
@@ -134,7 +133,7 @@ def test_damaged_records_are_named(tmp_path: Path, content: str) -> None:
     path.with_name("lang.records.jsonl").write_text(content)
 
     with pytest.raises(InputError, match=r"lang\.records\.jsonl, line 1"):
-        read_training_data(path)
+        read_labelled_data(path)
 
 
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
@@ -142,4 +141,4 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     path.with_name("lang.manifest.json").write_text('{"held_out": 0.1}')
 
     with pytest.raises(InputError, match=r"lang\.manifest\.json.*share"):
-        read_training_data(path)
+        read_labelled_data(path)

@@ -14,12 +14,12 @@ from prompt_distillation.data.comparison import (
 from prompt_distillation.data.inputs import Input
 from prompt_distillation.data.results import Result, TextOverlap
 from prompt_distillation.data.splits import input_key
-from prompt_distillation.evaluation.costs import cost_by_time, cost_of_cascade, reckon
-from prompt_distillation.evaluation.predicting import prediction_of
-from prompt_distillation.evaluation.running import Subject, build_result
-from prompt_distillation.evaluation.scoring import usage
-from prompt_distillation.evaluation.selection import select
-from prompt_distillation.evaluation.training_data import TeacherRecord, TrainingData
+from prompt_distillation.evaluation.costs import cost_by_time, cost_of_cascade, make_bill
+from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+from prompt_distillation.evaluation.evaluator import build_result
+from prompt_distillation.evaluation.metrics import usage
+from prompt_distillation.evaluation.predictions import prediction_of
+from prompt_distillation.evaluation.selection import LabelledData, TeacherRecord, select
 from prompt_distillation.tasks import Answer, Task, load_task
 
 MakeResult = Callable[..., Result]
@@ -59,7 +59,7 @@ def make_result(language_task: Task) -> MakeResult:
             input_key(item.text): TeacherRecord(answer="fr" if i in teacher_wrong else item.gold)
             for i, item in enumerate(inputs)
         }
-        training = TrainingData(
+        training = LabelledData(
             path=Path("d.jsonl"), present=False, rows=0, keys=frozenset(), groups=frozenset(),
             held_out_share=0.1, held_out_seed=0, teacher=teacher,
         )  # fmt: skip
@@ -87,14 +87,13 @@ def make_result(language_task: Task) -> MakeResult:
         return build_result(
             selection,
             tuple(predictions),
-            subject=Subject(model_path="m", base_model="models/tiny", adapter=None),
+            base_model="models/tiny",
             task=language_task,
             used=usage(predictions, engine="vllm", run_seconds=2.0, startup_seconds=1.0),
-            config={
-                "test_file": "samples.txt", "train_data_file": "d.jsonl", "with_prompt": False,
-                "thinking": False,
-            },
-        )  # fmt: skip
+            config=EvaluateConfig.of(
+                model_path="m", test_file="samples.txt", train_data_file="d.jsonl"
+            ),
+        )
 
     return make
 
@@ -112,9 +111,7 @@ def make_text_result(make_result: MakeResult) -> MakeResult:
             )
             for item in base.predictions
         )  # fmt: skip
-        overlap = TextOverlap(
-            reference="teacher", n=references, token_f1=0.5, rouge_l=0.5, chrf=0.5
-        )
+        overlap = TextOverlap(reference="teacher", n=references, bleu=0.5, rouge_l=0.5, chrf=0.5)
         summary = replace(
             base.summary, accuracy=None, accuracy_interval=None, macro_f1=None, correct=0,
             evaluated=0, left_out=total,
@@ -136,7 +133,7 @@ def comparison_of() -> Callable[[dict[str, Result]], Comparison]:
         costs = {cell.key: cell.cost for cell in cells}
         return Comparison(
             cells=cells,
-            bill=reckon(costs["teacher"], costs["student"], training_cost=5.0, currency="USD"),
+            bill=make_bill(costs["teacher"], costs["student"], training_cost=5.0, currency="USD"),
             confidence=_confidence(scored, costs) if scored else None,
             confidence_skipped=None if scored else "switched off by --no_score_labels",
             split="all",

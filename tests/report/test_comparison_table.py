@@ -1,5 +1,7 @@
 """A comparison as Markdown."""
 
+from dataclasses import replace
+
 from prompt_distillation.evaluation.gate import compare_results
 from prompt_distillation.report.comparison_table import comparison_markdown
 
@@ -8,7 +10,8 @@ def test_who_alone_was_right_and_whether_chance_explains_it(make_result, compari
     teacher, student = make_result(20, wrong=[0, 5, 6, 7, 8]), make_result(20, wrong=[0, 1])
     comparison = comparison_of({"teacher": teacher, "student": student})
 
-    shown = comparison_markdown(comparison, compare_results(student, teacher, where="the student"))
+    paired = compare_results(student, teacher, where="the student's cell")
+    shown = comparison_markdown(replace(comparison, student_against_teacher=paired))
 
     # Of five inputs that one alone has right, four against one: p = 2 * (5 + 1) / 2**5.
     assert (

@@ -1,5 +1,4 @@
-from prompt_distillation.evaluation.calibration import coverage
-from prompt_distillation.evaluation.cascade import Trial, cascade
+from prompt_distillation.evaluation.confidence import Trial, cascade, coverage
 from prompt_distillation.report.sentences import accuracy_at, cascade_sentences, money
 
 

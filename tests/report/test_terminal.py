@@ -6,7 +6,7 @@ from rich.console import Console
 
 from prompt_distillation.data.results import Prediction
 from prompt_distillation.data.text import safe_for_terminal, shorten
-from prompt_distillation.evaluation.scoring import confusion_matrix
+from prompt_distillation.evaluation.metrics import confusion_matrix
 from prompt_distillation.report.terminal import Stream, print_confusion_matrix, print_summary
 
 
@@ -28,11 +28,11 @@ def prediction(text: str, truth: str | None, answer: str | None) -> Prediction:
 
 def test_stream_is_the_documented_one() -> None:
     console, out = make_console()
-    stream = Stream(console, total=2100)
+    stream = Stream(console)
     for _ in range(5):
-        stream.show(prediction("And he said, Mama, I'm home.", "en", "en"))
-    stream.show(prediction("Y él dijo: Mamá, estoy en casa.", "en", "es"))
-    stream.show(prediction("Et il a dit, maman, je suis à la maison.", "fr", "fr"))
+        stream.show(prediction("And he said, Mama, I'm home.", "en", "en"), 2100)
+    stream.show(prediction("Y él dijo: Mamá, estoy en casa.", "en", "es"), 2100)
+    stream.show(prediction("Et il a dit, maman, je suis à la maison.", "fr", "fr"), 2100)
     stream.finish()
 
     lines = out.getvalue().splitlines()
@@ -54,9 +54,9 @@ def test_stream_is_the_documented_one() -> None:
 
 def test_no_answer_and_no_truth_have_signs_of_their_own() -> None:
     console, out = make_console()
-    stream = Stream(console, total=2)
-    stream.show(prediction("a", "en", None))
-    stream.show(prediction("b", None, "en"))
+    stream = Stream(console)
+    stream.show(prediction("a", "en", None), 2)
+    stream.show(prediction("b", None, "en"), 2)
 
     lines = out.getvalue().splitlines()
 
@@ -66,7 +66,7 @@ def test_no_answer_and_no_truth_have_signs_of_their_own() -> None:
 
 def test_no_accuracy_is_shown_before_anything_was_judged() -> None:
     console, out = make_console()
-    Stream(console, total=1).show(prediction("b", None, "en"))
+    Stream(console).show(prediction("b", None, "en"), 1)
 
     assert out.getvalue().splitlines()[2] == "· [1/1] Pred: en | GT: - | Acc: - | b"
 
@@ -75,7 +75,7 @@ def test_colours_only_where_the_terminal_allows() -> None:
     plain, plain_out = make_console()
     coloured, coloured_out = make_console(colour=True)
     for console in (plain, coloured):
-        Stream(console, total=1).show(prediction("x", "en", "de"))
+        Stream(console).show(prediction("x", "en", "de"), 1)
 
     assert "\x1b[" not in plain_out.getvalue()
     assert "\x1b[31m" in coloured_out.getvalue()
@@ -84,7 +84,7 @@ def test_colours_only_where_the_terminal_allows() -> None:
 def test_hostile_input_reaches_the_terminal_as_text() -> None:
     console, out = make_console(colour=True)
     hostile = "\x1b[2J\x1b]0;owned\x07 [red]not markup[/red] :smile: \u202eevil\nsecond line"
-    Stream(console, total=1).show(prediction(hostile, "en", "en"))
+    Stream(console).show(prediction(hostile, "en", "en"), 1)
 
     shown = out.getvalue()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prompt_distillation.data.intervals import Interval
-from prompt_distillation.data.results import Confidence
+from prompt_distillation.data.results import Confidence, PairedTest
 
 COMPARISON_FILE = "comparison.json"
 TEACHER_KEY = "teacher"
@@ -131,6 +131,8 @@ class Comparison:
 
     Attributes:
         confidence: None where the labels were not scored; ``confidence_skipped`` says why.
+        student_against_teacher: the student (first) and the teacher on the same inputs, where both
+            were measured and can be judged.
     """
 
     cells: tuple[Cell, ...]
@@ -141,6 +143,7 @@ class Comparison:
     truth: str
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    student_against_teacher: PairedTest | None = None
 
     def cell(self, key: str) -> Cell | None:
         """The cell of that name, if it was run."""

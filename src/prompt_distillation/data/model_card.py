@@ -175,8 +175,8 @@ def _metrics(result: Result) -> Iterator[tuple[str, str, float]]:
             yield "f1", f"Macro-F1 ({against})", summary.macro_f1
     if overlap is not None:
         against = f"against {overlap.reference} texts, n={overlap.n}"
-        yield "rouge", f"ROUGE-L ({against})", overlap.rouge_l
-        yield "chrf", f"chrF ({against})", overlap.chrf
+        for name, score in overlap.named:
+            yield name.lower().removesuffix("-l"), f"{name} ({against})", score
     with_teacher = result.truths.student_teacher if result.truths else None
     if with_teacher is not None and with_teacher.accuracy is not None:
         name = f"Agreement with the teacher (n={with_teacher.n})"
@@ -296,13 +296,8 @@ def _section(result: Result) -> str:
         ]
         lines += ["", _table(("compared", "agreement", "n"), rows)] if rows else []
     if similarity is not None:
-        scores = (
-            ("token F1", similarity.token_f1),
-            ("ROUGE-L", similarity.rouge_l),
-            ("chrF", similarity.chrf),
-        )
         head = (f"similarity to the {similarity.reference} texts", "value", "n")
-        rows = [(name, f"{value:.3f}", str(similarity.n)) for name, value in scores]
+        rows = [(name, f"{value:.3f}", str(similarity.n)) for name, value in similarity.named]
         lines += ["", _table(head, rows)]
     return "\n".join([*lines, "", END])
 

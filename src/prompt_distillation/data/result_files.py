@@ -4,29 +4,49 @@ import dataclasses
 import functools
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from prompt_distillation.data.comparison import COMPARISON_FILE, Comparison
-from prompt_distillation.data.files import atomic_writer, dump_json, read_json, write_json
+from prompt_distillation.data.files import (
+    atomic_writer,
+    dump_json,
+    read_json,
+    refuse_unsafe_outputs,
+    write_json,
+)
 from prompt_distillation.data.results import SCHEMA_VERSION, Result
 from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
 
 
-def check_output(path: Path) -> None:
-    """Refuse, before hours of work, a place where no result can be written.
+def check_output(path: Path, inputs: Iterable[Path | None]) -> None:
+    """Refuse, before hours of work, a place where a result cannot or must not be written.
+
+    Args:
+        path: where the result will be; an earlier result there is kept under another name.
+        inputs: what is read.
 
     Raises:
-        ConfigError: a folder, a device or a pipe stands there.
+        ConfigError: a folder, a device or a pipe stands there, or it is one of the inputs.
+        OutputExistsError: another file than a result stands there.
         OutputWriteError: the folder cannot be made.
     """
     if path.exists() and not path.is_file():
         raise ConfigError(f"--output_file {path} is not a file; name one, e.g. results.json")
+    refuse_unsafe_outputs([path], [one for one in inputs if one is not None], is_ours=is_result)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputWriteError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file is one that `write_result` wrote."""
+    try:
+        return {"schema_version", "predictions"} <= set(read_json(path))
+    except InputError:
+        return False
 
 
 def write_result(path: Path, result: Result) -> Path | None:
@@ -96,10 +116,13 @@ def read_comparison(path: Path) -> Comparison:
 
 
 @functools.cache
-def _fields(record: type) -> dict[str, Any]:
-    """Name -> type of a record's fields; cached, for there are as many records as inputs."""
+def _fields(record: type) -> dict[str, tuple[Any, bool]]:
+    """Name -> type, and whether it has a default; cached: there are as many records as inputs."""
     hints = get_type_hints(record)
-    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
+    return {
+        field.name: (hints[field.name], field.default is not dataclasses.MISSING)
+        for field in dataclasses.fields(record)
+    }
 
 
 def build_record(value: Any, hint: Any) -> Any:
@@ -111,8 +134,13 @@ def build_record(value: Any, hint: Any) -> Any:
         (hint,) = [part for part in arguments if part is not types.NoneType]
         return build_record(value, hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        # A field that a file of an earlier version lacks takes its default, where it has one.
         return hint(
-            **{name: build_record(value[name], kind) for name, kind in _fields(hint).items()}
+            **{
+                name: build_record(value[name], kind)
+                for name, (kind, is_optional) in _fields(hint).items()
+                if name in value or not is_optional
+            }
         )
     if origin is tuple:
         return tuple(build_record(item, arguments[0]) for item in value)

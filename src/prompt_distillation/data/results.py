@@ -258,6 +258,11 @@ class PairedTest:
     only_second_right: tuple[int, ...]
     p_value: float
 
+    @property
+    def is_significant(self) -> bool:
+        """Whether the difference is larger than chance makes likely."""
+        return self.p_value < SIGNIFICANT
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Truths:
@@ -322,13 +327,25 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextOverlap:
-    """How near generated texts are to a reference, means over ``n`` inputs, in [0, 1]."""
+    """How near generated texts are to a reference, in [0, 1].
+
+    Attributes:
+        bleu: of the corpus, by sacrebleu.
+        chrf: of the corpus, by sacrebleu.
+        rouge_l: mean F1 by rouge-score; None where references are not in Latin script.
+    """
 
     reference: TruthKind
     n: int
-    token_f1: float
-    rouge_l: float
+    bleu: float
     chrf: float
+    rouge_l: float | None
+
+    @property
+    def named(self) -> list[tuple[str, float]]:
+        """Each score that is known, with the name that people know it by."""
+        scores = (("BLEU", self.bleu), ("chrF", self.chrf), ("ROUGE-L", self.rouge_l))
+        return [(name, value) for name, value in scores if value is not None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,9 +1,26 @@
-"""The bill: what a million queries cost, when the training has paid for itself, what it saves."""
+"""Costs: a million queries, when the training has paid for itself, and what it saves."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from prompt_distillation.data.comparison import Bill, MonthlySaving, QueryCost
-from prompt_distillation.errors import ConfigError
+from prompt_distillation.data.comparison import (
+    STUDENT_KEY,
+    TEACHER_KEY,
+    Bill,
+    Cell,
+    MonthlySaving,
+    QueryCost,
+)
+from prompt_distillation.data.files import read_json, sibling
+from prompt_distillation.data.results import Usage
+from prompt_distillation.data.run_files import MANIFEST_FILE
+from prompt_distillation.errors import ConfigError, InputError
+from prompt_distillation.evaluation.compare_config import CompareConfig, CostConfig
+
+logger = logging.getLogger(__name__)
 
 MONTHLY_QUERIES = (10_000, 100_000, 1_000_000)
 DAYS_PER_MONTH = 30.0
@@ -22,6 +39,33 @@ class TokenPrices:
     prompt: float
     completion: float
     cached_prompt: float | None = None
+
+
+def query_cost(config: CostConfig, *, of_teacher: bool, used: Usage, n: int) -> QueryCost | None:
+    """What a million queries of a model cost; None where no prices were given.
+
+    Args:
+        config: the prices.
+        of_teacher: whether the teacher's prices apply.
+        used: tokens and time of a run.
+        n: queries of that run.
+    """
+    if config.price_per_hour is not None:
+        return cost_by_time(config.price_per_hour, queries_per_second=used.queries_per_second)
+    prompt = config.teacher_price_in if of_teacher else config.student_price_in
+    completion = config.teacher_price_out if of_teacher else config.student_price_out
+    if prompt is None or completion is None:
+        return None
+    return cost_by_tokens(
+        TokenPrices(
+            prompt=prompt,
+            completion=completion,
+            cached_prompt=config.teacher_price_cached if of_teacher else None,
+        ),
+        prompt_tokens=used.prompt_tokens_per_query,
+        cached_tokens=(used.cached_tokens or 0) / n,
+        completion_tokens=used.completion_tokens_per_query,
+    )
 
 
 def cost_by_tokens(
@@ -57,8 +101,10 @@ def cost_of_cascade(
     )
 
 
-def reckon(teacher: QueryCost, student: QueryCost, *, training_cost: float, currency: str) -> Bill:
-    """Hold the two against each other.
+def make_bill(
+    teacher: QueryCost, student: QueryCost, *, training_cost: float, currency: str
+) -> Bill:
+    """The costs of teacher and student side by side.
 
     Raises:
         ConfigError: the teacher costs nothing.
@@ -91,3 +137,55 @@ def _month(
         return_on_training=12 * saving / training_cost if training_cost else None,
         payback_days=training_cost / saving * DAYS_PER_MONTH if saving > 0 else None,
     )
+
+
+def bill_of(config: CompareConfig, cells: Sequence[Cell]) -> Bill | None:
+    """The bill of a comparison; None unless teacher and student both have a cost."""
+    costs = {cell.key: cell.cost for cell in cells}
+    teacher, student = costs.get(TEACHER_KEY), costs.get(STUDENT_KEY)
+    if teacher is None or student is None:
+        return None
+    return make_bill(
+        teacher, student, training_cost=training_cost(config), currency=config.costs.currency
+    )
+
+
+def training_cost(config: CompareConfig) -> float:
+    """What labelling and training cost: as told, or their hours at the machine's price."""
+    if config.costs.training_cost is not None:
+        return config.costs.training_cost
+    if config.costs.price_per_hour is None:
+        logger.warning("The cost of labelling and training is taken as 0; see --training_cost.")
+        return 0.0
+    labelling = sibling(config.test.train_data_file, "manifest")
+    _warn_of_other_runs(labelling)
+    training = Path(config.student.model_name) / MANIFEST_FILE
+    seconds = _seconds_of(labelling) + _seconds_of(training, "result")
+    return seconds / 3600 * config.costs.price_per_hour
+
+
+def _warn_of_other_runs(path: Path) -> None:
+    """Warn if some of the dataset was labelled before the run whose hours its manifest records."""
+    try:
+        fields: Any = read_json(path)
+        made, of = fields["requests_made"], fields["counts"]["requests"]
+    except (InputError, KeyError, TypeError):
+        return  # that there are no hours either is told with them
+    if made < of:
+        logger.warning(
+            "%s is of a run that made %d of %d requests (it was resumed, or merged shards): the "
+            "hours of the others are not on the bill; see --training_cost.",
+            path, made, of,
+        )  # fmt: skip
+
+
+def _seconds_of(path: Path, *keys: str) -> float:
+    """The seconds that a manifest records, below ``keys``; 0, and a warning, where it does not."""
+    try:
+        fields: Any = read_json(path)
+        for key in keys:
+            fields = fields[key]
+        return float(fields["seconds"])
+    except (InputError, KeyError, TypeError, ValueError):
+        logger.warning("%s does not say how long it took: its hours are not on the bill.", path)
+        return 0.0

@@ -5,38 +5,14 @@ larger than allowed but inside the noise is neither a pass nor a failure: it is 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-from prompt_distillation.data.results import (
-    SIGNIFICANT,
-    GateStatus,
-    GateVerdict,
-    PairedTest,
-    Result,
-)
+from prompt_distillation.data.results import GateStatus, GateVerdict, PairedTest, Result
 from prompt_distillation.errors import ConfigError, InputError
-from prompt_distillation.evaluation.statistics import paired_test
+from prompt_distillation.evaluation.evaluate_config import GateConfig
+from prompt_distillation.evaluation.metrics import paired_test
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateRules:
-    """What is asked; None asks nothing.
-
-    Attributes:
-        min_accuracy: least accuracy, in [0, 1].
-        max_drop: most that the accuracy may be below the baseline's, in [0, 1].
-        min_parse_rate: least share of completions that hold an answer.
-    """
-
-    min_accuracy: float | None = None
-    max_drop: float | None = None
-    min_parse_rate: float | None = None
-
-
-def check_gate(
-    result: Result, rules: GateRules, *, baseline: Result | None, baseline_path: Path | None
-) -> GateVerdict | None:
+def check_gate(result: Result, rules: GateConfig, *, baseline: Result | None) -> GateVerdict | None:
     """Hold ``result`` against ``rules``; None where there are none.
 
     Raises:
@@ -46,7 +22,7 @@ def check_gate(
     """
     verdicts = [*_check_shares(result, rules)]
     if rules.max_drop is not None and baseline is not None:
-        verdicts.append(_check_drop(result, baseline, rules.max_drop, where=str(baseline_path)))
+        verdicts.append(_check_drop(result, baseline, rules.max_drop, where=str(rules.baseline)))
     if not verdicts:
         return None
     statuses = {status for status, _ in verdicts}
@@ -56,7 +32,7 @@ def check_gate(
     return GateVerdict(status=worst, reasons=tuple(reason for _, reason in verdicts))
 
 
-def _check_shares(result: Result, rules: GateRules) -> Iterator[tuple[GateStatus, str]]:
+def _check_shares(result: Result, rules: GateConfig) -> Iterator[tuple[GateStatus, str]]:
     summary = result.summary
     if rules.min_accuracy is not None:
         interval = summary.accuracy_interval
@@ -88,7 +64,7 @@ def _check_drop(
 ) -> tuple[GateStatus, str]:
     test = compare_results(baseline, result, where=where)
     drop = (len(test.only_first_right) - len(test.only_second_right)) / test.n
-    significant = test.p_value < SIGNIFICANT
+    significant = test.is_significant
     status: GateStatus = "passed" if drop <= max_drop else "failed" if significant else "undecided"
     told = "significant" if significant else "inside the noise"
     change = f"a drop of {drop * 100:.2f}" if drop > 0 else f"a gain of {-drop * 100:.2f}"

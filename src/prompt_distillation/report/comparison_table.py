@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from prompt_distillation.data.comparison import Bill, Cell, Comparison, MonthlySaving
 from prompt_distillation.data.intervals import with_interval
-from prompt_distillation.data.results import PairedTest
 from prompt_distillation.report.sentences import (
     comparison_confidence_sentences,
     cost_sentence,
@@ -21,13 +20,9 @@ HEADER = (
 RULE = "|---|---|---|---|---|---|---|---|"
 
 
-def comparison_markdown(comparison: Comparison, paired: PairedTest | None = None) -> str:
-    """The table of the cells, the costs where prices were given, and the student's confidence.
-
-    Args:
-        comparison: what was measured.
-        paired: the student (first) against the teacher on the same inputs, where both have labels.
-    """
+def comparison_markdown(comparison: Comparison) -> str:
+    """The table of the cells, the costs where prices were given, and the student's confidence."""
+    paired = comparison.student_against_teacher
     lines = [HEADER.format(concurrency=comparison.cells[0].loaded.concurrency), RULE]
     lines += [_row(cell) for cell in comparison.cells]
     speed = speed_sentence(comparison)

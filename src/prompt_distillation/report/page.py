@@ -163,9 +163,9 @@ def _quality_tiles(main: Result) -> list[_Tile]:
     """How good the answers are: accuracy, or for free text the similarity to a reference."""
     summary, overlap = main.summary, main.text_overlap
     if overlap is not None:
-        scores = f"token F1 {overlap.token_f1:.2f}, chrF {overlap.chrf:.2f}, n={overlap.n}"
+        scores = ", ".join(f"{name} {score:.2f}" for name, score in overlap.named)
         name = f"against the {overlap.reference} texts"
-        return [(f"{overlap.rouge_l:.2f} ROUGE-L", name, scores)]
+        return [(f"{overlap.chrf:.2f} chrF", name, f"{scores}, n={overlap.n}")]
     if summary.accuracy is None:
         note = f"{summary.predicted} of {summary.total_samples}; no {main.truth} answer is known"
         return [(percent(summary.parse_rate), "of the answers could be read", note)]

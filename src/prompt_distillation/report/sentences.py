@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from prompt_distillation.data.comparison import STUDENT_KEY, TEACHER_KEY, Bill, Comparison
 from prompt_distillation.data.intervals import Interval, percent, with_interval
 from prompt_distillation.data.results import (
-    SIGNIFICANT,
     Cascade,
     CascadeCheck,
     Confidence,
@@ -72,9 +71,7 @@ def cost_sentence(bill: Bill) -> str:
 
 def paired_sentence(test: PairedTest, *, model: str = "this model") -> str:
     """McNemar's test of ``model`` (first) against the teacher."""
-    verdict = (
-        "a significant difference" if test.p_value < SIGNIFICANT else "no significant difference"
-    )
+    verdict = "a significant difference" if test.is_significant else "no significant difference"
     return (
         f"Inputs that only {model} gets right: {len(test.only_first_right)}; only the teacher: "
         f"{len(test.only_second_right)} (McNemar's exact test, p={test.p_value:.3g}: {verdict})."

@@ -39,19 +39,19 @@ def make_console() -> Console:
 class Stream:
     """Prints predictions as they come, and keeps the running accuracy."""
 
-    def __init__(self, console: Console, *, total: int, quiet: bool = False) -> None:
-        self._console, self._total, self._quiet = console, total, quiet
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console, self._quiet = console, quiet
         self._shown = self._correct = self._judged = 0
 
-    def show(self, prediction: Prediction) -> None:
-        """Print one prediction's line; before the first, the heading."""
+    def show(self, prediction: Prediction, total: int) -> None:
+        """Print the line of one of ``total`` predictions; before the first, the heading."""
         if not self._shown:
             print_lines(self._console, ["Evaluating model...", RULE])
         self._shown += 1
         if not self._quiet:
-            _line(self._console, self._text(prediction))
+            _line(self._console, self._text(prediction, total))
 
-    def _text(self, prediction: Prediction) -> Text:
+    def _text(self, prediction: Prediction, total: int) -> Text:
         mark, style = "·", "dim"
         if prediction.correct is not None:
             self._judged += 1
@@ -61,11 +61,11 @@ class Stream:
         if self._judged:
             share = 100 * self._correct / self._judged
             running = f"{self._correct}/{self._judged} ({share:5.1f}%)"
-        width = len(str(self._total))
+        width = len(str(total))
         answer = UNPARSEABLE if prediction.predicted is None else prediction.predicted
         truth = "-" if prediction.ground_truth is None else prediction.ground_truth
         text = Text(f"{mark} ", style=style)
-        text.append(f"[{self._shown:>{width}}/{self._total}]", style="dim")
+        text.append(f"[{self._shown:>{width}}/{total}]", style="dim")
         text.append(f" Pred: {_short(answer)}", style=style)
         text.append(f" | GT: {_short(truth)}", style="default")
         text.append(f" | Acc: {running} | ", style="default")
@@ -219,9 +219,8 @@ def _text_lines(result: Result) -> Iterator[str]:
         yield f"  Similarity: - (no input has a {result.truth} text to compare with)"
         return
     yield f"  Similarity to the {overlap.reference} texts (n={overlap.n}):"
-    yield f"  Token F1: {overlap.token_f1:.3f}"
-    yield f"  ROUGE-L:  {overlap.rouge_l:.3f}"
-    yield f"  chrF:     {overlap.chrf:.3f}"
+    for name, score in overlap.named:
+        yield f"  {name + ':':<9}{score:.3f}"
     if overlap.n < result.summary.total_samples:
         left_out = result.summary.total_samples - overlap.n
         yield f"  Not compared, no {overlap.reference} text: {left_out}"

@@ -41,8 +41,8 @@ def _headline(result: Result) -> dict[str, float | int | str]:
     if result.text_overlap:
         overlap = result.text_overlap
         values |= {
-            "eval/token_f1": overlap.token_f1, "eval/rouge_l": overlap.rouge_l,
-            "eval/chrf": overlap.chrf, "eval/compared": overlap.n,
+            "eval/bleu": overlap.bleu, "eval/chrf": overlap.chrf,
+            "eval/rouge_l": overlap.rouge_l, "eval/compared": overlap.n,
         }  # fmt: skip
     if result.usage:
         values["eval/queries_per_second"] = result.usage.queries_per_second

@@ -5,9 +5,10 @@ import pytest
 
 from prompt_distillation.engines import Completion, Request, RequestFailedError, Sampling
 from prompt_distillation.engines.scoring import LabelScores
-from prompt_distillation.evaluation.predicting import (
+from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+from prompt_distillation.evaluation.predictions import (
     Asking,
-    default_max_tokens,
+    asking_of,
     predict,
     predict_by_score,
 )
@@ -76,7 +77,8 @@ async def test_reasoning_is_not_searched_for_a_label(language_task, make_item) -
 
 def test_room_for_an_answer_fits_how_the_model_is_asked(language_task) -> None:
     def room(*, with_prompt: bool, thinking: bool) -> int:
-        return default_max_tokens(language_task, with_prompt=with_prompt, thinking=thinking)
+        config = EvaluateConfig.of(with_prompt=with_prompt, thinking=thinking)
+        return asking_of(config, language_task).sampling.max_tokens
 
     assert room(with_prompt=True, thinking=True) == 4096
     assert room(with_prompt=False, thinking=False) == 16
@@ -100,7 +102,7 @@ async def test_the_likeliest_label_is_the_prediction(language_task, make_item) -
     texts = ["one", "a text that is too long", "three"]
     items = [make_item(index, text=text) for index, text in enumerate(texts)]
 
-    asking = Asking(with_prompt=False, thinking=False, sampling=Sampling(), scored=True)
+    asking = Asking(with_prompt=False, thinking=False, sampling=Sampling())
     got = [p async for p in predict_by_score(Scorer(), items, task=language_task, asking=asking)]
 
     assert [p.predicted for p in got] == ["fr", None, "fr"]

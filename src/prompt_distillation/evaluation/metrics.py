@@ -1,4 +1,4 @@
-"""From predictions to what they show: confusion, per-label results, the three truths, usage."""
+"""From predictions to what they show: accuracy, confusion, agreement, overlap of texts, usage."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from prompt_distillation.data.intervals import wilson_interval
 from prompt_distillation.data.results import (
     UNPARSEABLE,
+    Agreement,
     ConfusionMatrix,
     ErrorExample,
     LabelResult,
+    PairedTest,
     Prediction,
     Summary,
+    TextOverlap,
+    TruthKind,
     Truths,
     Usage,
     WorstLabel,
 )
-from prompt_distillation.evaluation.statistics import agreement, macro_f1, paired_test
 
 ERROR_EXAMPLES = 3
 WORST_LABELS = 5
@@ -34,7 +37,7 @@ def summarise(predictions: Sequence[Prediction]) -> Summary:
         accuracy=correct / len(judged) if judged else None,
         correct=correct,
         evaluated=len(judged),
-        left_out=len(predictions) - len(judged),
+        left_out=sum(item.ground_truth is None for item in predictions),
         accuracy_interval=wilson_interval(correct, len(judged)),
         macro_f1=macro_f1(
             [item.ground_truth or "" for item in judged], [item.predicted for item in judged]
@@ -137,6 +140,109 @@ def three_truths(predictions: Sequence[Prediction]) -> Truths:
         teacher_gold=agreement(gold_where_asked, teacher) if both else None,
         student_teacher=agreement(teacher, student) if asked else None,
         student_against_teacher=paired_test(gold_where_asked, student, teacher) if both else None,
+    )
+
+
+def macro_f1(truths: Sequence[str], predictions: Sequence[str | None]) -> float | None:
+    """Mean F1 over the labels that occur in ``truths``; an answer of None is wrong."""
+    from sklearn.metrics import f1_score
+
+    if not truths:
+        return None
+    labels = sorted(set(truths))
+    # scikit-learn wants texts; NUL is no label of any task.
+    predicted = [answer if answer is not None else "\0" for answer in predictions]
+    return float(f1_score(truths, predicted, labels=labels, average="macro", zero_division=0.0))
+
+
+def agreement(truths: Sequence[str | None], predictions: Sequence[str | None]) -> Agreement:
+    """How often ``predictions`` meet ``truths``; inputs without a truth are left out, counted."""
+    pairs = [
+        (truth, answer)
+        for truth, answer in zip(truths, predictions, strict=True)
+        if truth is not None
+    ]
+    correct = sum(truth == answer for truth, answer in pairs)
+    return Agreement(
+        n=len(pairs),
+        correct=correct,
+        accuracy=correct / len(pairs) if pairs else None,
+        interval=wilson_interval(correct, len(pairs)),
+        macro_f1=macro_f1([truth for truth, _ in pairs], [answer for _, answer in pairs]),
+        left_out=len(truths) - len(pairs),
+    )
+
+
+def paired_test(
+    truths: Sequence[str | None],
+    first: Sequence[str | None],
+    second: Sequence[str | None],
+) -> PairedTest:
+    """McNemar's test of two models on the same inputs, exact: the binomial of the discordant pairs.
+
+    McNemar (1947), "Note on the sampling error of the difference between correlated proportions".
+
+    Args:
+        truths: a label per input; None leaves the input out.
+        first: answers of one model, aligned with ``truths``.
+        second: answers of the other.
+    """
+    from scipy.stats import binomtest
+
+    only_first, only_second = [], []
+    both_right = both_wrong = 0
+    for position, (truth, one, two) in enumerate(zip(truths, first, second, strict=True)):
+        if truth is None:
+            continue
+        match (one == truth, two == truth):
+            case (True, True):
+                both_right += 1
+            case (False, False):
+                both_wrong += 1
+            case (True, False):
+                only_first.append(position)
+            case _:
+                only_second.append(position)
+    discordant = len(only_first) + len(only_second)
+    p_value = float(binomtest(len(only_first), discordant).pvalue) if discordant else 1.0
+    return PairedTest(
+        n=both_right + both_wrong + discordant,
+        both_right=both_right,
+        both_wrong=both_wrong,
+        only_first_right=tuple(only_first),
+        only_second_right=tuple(only_second),
+        p_value=p_value,
+    )
+
+
+def text_overlap(predictions: Sequence[Prediction], reference: TruthKind) -> TextOverlap | None:
+    """How near texts are to their references, by sacrebleu and rouge-score; None without any.
+
+    A missing answer counts as an empty text.
+    """
+    pairs = [
+        (item.predicted or "", item.ground_truth)
+        for item in predictions
+        if item.ground_truth is not None
+    ]
+    if not pairs:
+        return None
+    from rouge_score import rouge_scorer
+    from rouge_score.tokenizers import DefaultTokenizer
+    from sacrebleu import corpus_bleu, corpus_chrf
+
+    texts, references = [text for text, _ in pairs], [truth for _, truth in pairs]
+    tokenizer = DefaultTokenizer(use_stemmer=False)
+    rouge = rouge_scorer.RougeScorer(["rougeL"], tokenizer=tokenizer)
+    # rouge-score knows words of a-z and 0-9 only; in other scripts it would call all texts alike.
+    readable = all(tokenizer.tokenize(truth) for truth in references)
+    scores = [rouge.score(truth, text)["rougeL"].fmeasure for text, truth in pairs]
+    return TextOverlap(
+        reference=reference,
+        n=len(pairs),
+        bleu=corpus_bleu(texts, [references]).score / 100,
+        chrf=corpus_chrf(texts, [references]).score / 100,
+        rouge_l=sum(scores) / len(scores) if readable else None,
     )
 
 

@@ -1,0 +1,288 @@
+"""One evaluation: a model, or saved predictions, held against what is known about the inputs."""
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prompt_distillation.config import flat
+from prompt_distillation.data.files import read_json, sibling
+from prompt_distillation.data.result_files import read_result
+from prompt_distillation.data.results import SCHEMA_VERSION, Prediction, Result, Usage
+from prompt_distillation.engines import Engine, EngineOptions, engine_options, open_engine
+from prompt_distillation.engines.event_loop import run
+from prompt_distillation.engines.scoring import make_label_scorer
+from prompt_distillation.errors import ConfigError, EngineError, InputError
+from prompt_distillation.evaluation.confidence import confidence_results
+from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+from prompt_distillation.evaluation.gate import check_gate
+from prompt_distillation.evaluation.metrics import (
+    confusion_matrix,
+    per_label_results,
+    summarise,
+    text_overlap,
+    three_truths,
+    usage,
+    worst_labels,
+)
+from prompt_distillation.evaluation.predictions import (
+    RECORDS_SUFFIX,
+    asking_of,
+    predict,
+    predict_by_score,
+    replay,
+)
+from prompt_distillation.evaluation.selection import Selection, select_inputs
+from prompt_distillation.provenance import provenance, sha256_of_file
+from prompt_distillation.tasks import RejectReason, Task, load_task
+
+OnPrediction = Callable[[Prediction, int], None]
+"""Gets each prediction, in the order of the inputs, and how many there will be."""
+
+
+def evaluate(config: EvaluateConfig, *, on_prediction: OnPrediction | None = None) -> Result:
+    """Evaluate a model, or saved predictions, on the held-out inputs; writes nothing.
+
+    >>> config = EvaluateConfig.of(model_path="models/quickstart", max_samples=100)
+    >>> evaluate(config).summary.accuracy  # doctest: +SKIP
+    0.98
+
+    Args:
+        config: the model, how it is asked, the inputs, and what it must reach.
+        on_prediction: called with each prediction as soon as it and all before it are there.
+
+    Raises:
+        ConfigError, TaskError, InputError: settings, the task or a file cannot be used.
+        ModelError, EngineError: the model cannot be loaded, or stopped answering.
+    """
+    task = load_task(config.test.task)
+    check_decoding(config, task)
+    baseline = read_result(config.gate.baseline) if config.gate.baseline else None
+    selection = select_inputs(config.test, task)
+    if config.predictions_file is not None:
+        result = _evaluate_file(config.predictions_file, config, selection, task, on_prediction)
+    else:
+        result = run(_evaluate_alone(config, selection, task, on_prediction))
+    return replace(result, gate=check_gate(result, config.gate, baseline=baseline))
+
+
+def check_decoding(config: EvaluateConfig, task: Task) -> None:
+    """Raise for a way of decoding that the task or the engine does not have.
+
+    Raises:
+        ConfigError: it needs labels, and the task has none.
+        EngineError: a server cannot score labels.
+    """
+    if config.decoding != "free" and not task.labels:
+        raise ConfigError(
+            f"--decoding {config.decoding} needs labels; the task {task.name!r} has none"
+        )
+    if config.decoding == "scored" and config.engine.engine == "server":
+        raise EngineError(
+            "labels cannot be scored over a server; use --engine vllm or transformers, or "
+            "--decoding constrained"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenModel:
+    """A model that is loaded; evaluations of it that follow each other share it."""
+
+    engine: Engine
+    options: EngineOptions
+    startup_seconds: float
+
+
+@asynccontextmanager
+async def open_model(config: EvaluateConfig) -> AsyncIterator[OpenModel]:
+    """Load the model that an evaluation asks for, and free it when the block ends.
+
+    Raises:
+        ModelError, EngineError: it cannot be loaded.
+    """
+    options = engine_options(config.model, config.engine, seed=config.sampling.seed)
+    opening = time.perf_counter()
+    async with open_engine(config.engine.engine, options) as engine:
+        seconds = time.perf_counter() - opening
+        yield OpenModel(engine=engine, options=options, startup_seconds=seconds)
+
+
+async def _evaluate_alone(
+    config: EvaluateConfig, selection: Selection, task: Task, on_prediction: OnPrediction | None
+) -> Result:
+    async with open_model(config) as model:
+        return await evaluate_on(model, config, selection, task=task, on_prediction=on_prediction)
+
+
+async def evaluate_on(
+    model: OpenModel,
+    config: EvaluateConfig,
+    selection: Selection,
+    *,
+    task: Task,
+    on_prediction: OnPrediction | None = None,
+) -> Result:
+    """Evaluate a model that is loaded.
+
+    Args:
+        model: loaded by these settings, or by others that ask for the same model.
+        config: how it is asked.
+        selection: the inputs.
+        task: the task whose prompt and parser are used.
+        on_prediction: see `evaluate`.
+
+    Raises:
+        EngineError: it stopped answering, or answered nothing at all.
+    """
+    asking, opening = asking_of(config, task), time.perf_counter()
+    if config.decoding == "scored":
+        scorer = await make_label_scorer(model.engine, model.options, list(task.labels))
+        answers = predict_by_score(scorer, selection.items, task=task, asking=asking)
+    else:
+        answers = predict(model.engine, selection.items, task=task, asking=asking)
+    started = time.perf_counter()
+    predictions = []
+    async with aclosing(answers):
+        async for prediction in answers:
+            predictions.append(prediction)
+            if on_prediction:
+                on_prediction(prediction, len(selection.items))
+    used = usage(
+        predictions,
+        engine=model.engine.name,
+        run_seconds=time.perf_counter() - started,
+        startup_seconds=model.startup_seconds + started - opening,
+    )
+    if all(item.reject_reason == RejectReason.ENGINE_ERROR for item in predictions):
+        raise EngineError(f"no input could be answered; the first: {predictions[0].raw_output}")
+    adapter = model.options.adapter
+    return build_result(
+        selection,
+        tuple(predictions),
+        task=task,
+        config=config,
+        base_model=model.options.model,
+        adapter=None if adapter is None else str(adapter),
+        used=used,
+    )
+
+
+def _evaluate_file(
+    path: Path,
+    config: EvaluateConfig,
+    selection: Selection,
+    task: Task,
+    on_prediction: OnPrediction | None,
+) -> Result:
+    """Score saved predictions; those of a dataset's records are the teacher's that labelled it."""
+    predictions = tuple(replay(path, selection.items, task=task))
+    for prediction in predictions:
+        if on_prediction:
+            on_prediction(prediction, len(predictions))
+    base_model, used = str(path), None
+    if path.name.endswith(RECORDS_SUFFIX):
+        dataset = path.with_name(path.name.removesuffix(RECORDS_SUFFIX) + ".jsonl")
+        base_model, used = _labelling_run(dataset, predictions)
+    return build_result(
+        selection, predictions, task=task, config=config, base_model=base_model, used=used
+    )
+
+
+def _labelling_run(dataset: Path, predictions: tuple[Prediction, ...]) -> tuple[str, Usage | None]:
+    """The teacher of a dataset, and its share of the tokens and time that labelling took.
+
+    The time is not known where a part of the answers was there before the run: then None.
+    """
+    manifest = sibling(dataset, "manifest")
+    fields: Any = read_json(manifest)
+    try:
+        base_model = str(fields["model"]["name"])
+        requests, made = int(fields["counts"]["requests"]), int(fields["requests_made"])
+        startup = float(fields.get("startup_seconds") or 0.0)
+        seconds_per_request = (float(fields["seconds"]) - startup) / max(requests, 1)
+        engine = str(fields.get("engine") or fields["config"]["engine"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{manifest}: not the manifest of a labelled dataset ({error!r}); label again"
+        ) from error
+    if not requests or made < requests:
+        return base_model, None
+    return base_model, usage(
+        predictions,
+        engine=engine,
+        run_seconds=seconds_per_request * len(predictions),
+        startup_seconds=startup,
+    )
+
+
+def build_result(
+    selection: Selection,
+    predictions: tuple[Prediction, ...],
+    *,
+    task: Task,
+    config: EvaluateConfig,
+    base_model: str,
+    adapter: str | None = None,
+    used: Usage | None = None,
+) -> Result:
+    """Put together what an evaluation showed.
+
+    Args:
+        selection: what was asked.
+        predictions: one per item of ``selection``, in its order.
+        task: the task.
+        config: the settings; files that they name are hashed.
+        base_model: what was loaded.
+        adapter: what was put on top of it.
+        used: tokens and time; None where they are not known.
+    """
+    made = provenance()
+    is_judged = any(item.ground_truth is not None for item in predictions)
+    matrix, per_label = None, {}
+    if task.answers.metrics == "labels" and is_judged:
+        matrix = confusion_matrix(predictions, list(task.labels))
+        per_label = per_label_results(matrix, predictions)
+    is_text = task.answers.metrics == "text"
+    reasons = Counter(item.reject_reason for item in predictions if item.reject_reason)
+    return Result(
+        model_path=config.model.model_name,
+        base_model=base_model,
+        test_file=str(config.test.test_file),
+        train_data_file=str(config.test.train_data_file),
+        timestamp=str(made["timestamp"]),
+        summary=summarise(predictions),
+        confusion_matrix=matrix,
+        per_language_accuracy=per_label,
+        worst_performing_languages=worst_labels(per_label),
+        truths=three_truths(predictions) if task.answers.has_right_answers else None,
+        text_overlap=text_overlap(predictions, selection.truth) if is_text else None,
+        confidence=confidence_results(predictions),
+        gate=None,
+        overlap=selection.overlap,
+        usage=used,
+        reject_reasons=dict(reasons.most_common()),
+        schema_version=SCHEMA_VERSION,
+        task=task.name,
+        prompt_sha256=task.prompt_sha256,
+        split=selection.split,
+        truth=selection.truth,
+        adapter=adapter,
+        with_prompt=config.with_prompt,
+        thinking=config.thinking,
+        config=flat(config),
+        inputs=_hashes(config),
+        provenance=made,
+        predictions=predictions,
+    )
+
+
+def _hashes(config: EvaluateConfig) -> dict[str, str]:
+    """SHA-256 of each file that was read."""
+    test = config.test
+    named = (
+        test.test_file, test.ground_truth_file, test.train_data_file, config.predictions_file,
+    )  # fmt: skip
+    return {str(path): sha256_of_file(path) for path in named if path and path.is_file()}
