@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ LAUNCHERS = {"create_data_h100x8.sh": "create_data", "train_trl.sh": "train"}
 TAKES_FIELDS_OF_TRL = {"train"}
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 INLINE_CODE = re.compile(r"`([^`]+)`")
 
 
@@ -154,7 +155,8 @@ def test_flags_and_files_named_in_the_text_exist(path):
     scripts = [
         str(found.relative_to(ROOT)) for found in (ROOT / "scripts").glob("*.*") if found.is_file()
     ]
-    known = set().union(*map(flags_of, [*modules_of_scripts(), *scripts]))
+    commands = [flags_of_command(module) for module, _ in COMMANDS.values()]
+    known = set().union(*map(flags_of, scripts), *commands)
     for code in INLINE_CODE.findall(BLOCK.sub("", text_of(path))):
         flag = re.match(r"--(\w[\w-]*)", code)
         assert not flag or flag[1] in known, f"a flag that nothing knows: {code}"
@@ -178,4 +180,4 @@ def test_tables_of_files_name_what_the_files_hold(path):
 @every_document
 def test_python_examples_compile(path):
     for body in blocks_of(path, "python"):
-        compile(body, f"an example in {path.name}", "exec")
+        compile(textwrap.dedent(body), f"an example in {path.name}", "exec")
