@@ -1,8 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from matplotlib.image import imread
 
+from prompt_distillation.evaluation.scoring import confusion_matrix, per_label_results
 from prompt_distillation.report.evaluation_plots import PICTURES, is_own_picture, plot_all
 
 
@@ -38,3 +40,27 @@ def test_one_evaluation_alone_has_its_pictures(make_result, tmp_path: Path) -> N
     assert [path.stem for path in written] == [
         "accuracy_comparison", "comprehensive_metrics", "confusion_matrices", "prediction_heatmap",
     ]  # fmt: skip
+
+
+def test_any_label_is_drawn_as_text(make_result, tmp_path: Path) -> None:
+    """Not as a formula, not as a control character, and in a picture of bearable size."""
+    labels = ["$5 to $10 \\frac{", "很好", "x" * 500, "line\nbreak", "\x1b[31mred"]
+    labels += [f"intent {number}" for number in range(70)]
+    result = make_result(150)
+    predictions = tuple(
+        replace(item, ground_truth=label, predicted=label)
+        for item, label in zip(result.predictions, labels * 2, strict=True)
+    )
+    matrix = confusion_matrix(predictions, labels)
+    result = replace(
+        result,
+        predictions=predictions,
+        confusion_matrix=matrix,
+        per_language_accuracy=per_label_results(matrix, predictions),
+    )
+
+    written = plot_all({"$x$": result, "很好": result}, None, tmp_path)
+
+    assert len(written) == 4
+    for path in written:
+        assert max(imread(path).shape[:2]) < 5000, path

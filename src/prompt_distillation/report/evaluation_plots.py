@@ -4,6 +4,7 @@ Colours are Okabe and Ito's (2008), which people with any colour vision can tell
 wrong differ in brightness too. Figures are made without pyplot, which keeps global state.
 """
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from matplotlib.transforms import Bbox
@@ -27,8 +29,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999",
 )  # fmt: skip
 INK = "#333333"
-MAX_COUNTED_LABELS = 20
-MAX_NAME_LENGTH = 40
+MAX_COUNTED_LABELS, MANY_LABELS = 20, 30
+MAX_NAME_LENGTH = 32
 
 PERCENT = PercentFormatter(1, decimals=0)
 
@@ -39,6 +41,12 @@ STYLE = {
     # A label such as "$5 to $10" is text, not a formula.
     "text.parse_math": False,
 }  # fmt: skip
+
+FALLBACK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai",
+    "Noto Sans Hebrew", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS",
+)  # fmt: skip
+"""For labels in scripts that matplotlib's own font lacks; those that are installed are used."""
 
 PICTURES = (
     "accuracy_cost", "accuracy_comparison", "comprehensive_metrics", "confusion_matrices",
@@ -64,7 +72,9 @@ def plot_all(
         The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with rc_context(STYLE):
+    installed = set(get_font_names())
+    fonts = ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
+    with rc_context({**STYLE, "font.family": fonts}):
         return [
             save_picture(folder / f"{name}.png", figure)
             for name, figure in _figures(results, comparison)
@@ -73,7 +83,10 @@ def plot_all(
 
 def save_picture(path: Path, figure: Figure) -> Path:
     """Write ``figure`` as a PNG that says who made it; see `is_own_picture`."""
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": _MARK})
+    with warnings.catch_warnings():
+        # A label in a script that no installed font has is shown as boxes; the page has its text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        FigureCanvasAgg(figure).print_png(path, metadata={"Software": _MARK})
     return path
 
 
@@ -325,9 +338,11 @@ def _mean(values: Sequence[float]) -> float:
 def confusion_matrices(results: Mapping[str, Result]) -> Figure:
     """Matrices side by side; the shade is the share of the row, the numbers are counts."""
     shown = {title: result for title, result in results.items() if result.confusion_matrix}
-    columns = min(3, len(shown))
+    labels = max(len(r.confusion_matrix.labels) for r in shown.values() if r.confusion_matrix)
+    columns = min(3 if labels <= MANY_LABELS else 2, len(shown))
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(5.2 * columns, 5.2 * rows), layout="constrained")
+    side = min(max(5.2, 0.12 * labels), 10)  # inches
+    figure = Figure(figsize=(side * columns, side * rows), layout="constrained")
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axes in grid[len(shown) :]:
         axes.axis("off")
@@ -344,8 +359,9 @@ def _draw_matrix(axes: Any, result: Result, title: str) -> None:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     labels = [_name(label) for label in matrix.labels]
     turned = 90 if len(labels) > 15 or max(map(len, labels)) > 4 else 0
-    axes.set_xticks(range(len(labels)), labels, fontsize=7, rotation=turned)
-    axes.set_yticks(range(len(labels) - 1), labels[:-1], fontsize=7)
+    size = 7 if len(labels) <= MANY_LABELS else 5
+    axes.set_xticks(range(len(labels)), labels, fontsize=size, rotation=turned)
+    axes.set_yticks(range(len(labels) - 1), labels[:-1], fontsize=size)
     if len(labels) <= MAX_COUNTED_LABELS:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
