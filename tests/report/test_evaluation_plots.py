@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imread
 
-from prompt_distillation.evaluation.scoring import confusion_matrix, per_label_results
+from prompt_distillation.evaluation.metrics import confusion_matrix, per_label_results
 from prompt_distillation.report.evaluation_plots import PICTURES, is_own_picture, plot_all
 
 

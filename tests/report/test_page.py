@@ -74,6 +74,23 @@ def test_free_text_has_no_matrix_and_nothing_in_it_is_right_or_wrong(make_text_r
     assert [row[2] for row in data_of(page)["rows"]] == ["text 0", "text 1", "text 2", None]
 
 
+def test_labels_without_a_truth_have_no_matrix(make_result) -> None:
+    result = make_result(3)
+    summary = replace(
+        result.summary, evaluated=0, left_out=3, accuracy=None, accuracy_interval=None
+    )
+    predictions = tuple(
+        replace(item, ground_truth=None, correct=None) for item in result.predictions
+    )
+    result = replace(result, summary=summary, predictions=predictions, per_language_accuracy={})
+
+    page = build_page(PageParts(results={"m": result}, main="m"))
+
+    assert 'id="matrix"' not in page
+    assert "no gold answer is known" in page
+    assert data_of(page)["rows"][0][5] == ["en"]
+
+
 def test_a_page_knows_its_own_kind(make_result, tmp_path) -> None:
     page, other = tmp_path / "page.html", tmp_path / "other.html"
     page.write_text(build_page(PageParts(results={"m": make_result(5)}, main="m")))

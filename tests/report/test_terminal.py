@@ -183,3 +183,4 @@ def test_missing_truths_are_counted(make_result) -> None:
     shown = printed(replace(result, summary=summary))
     assert "Overall Accuracy: - (no input has a gold answer)" in shown
     assert "Correct:" not in shown
+    assert "Agreement" not in shown

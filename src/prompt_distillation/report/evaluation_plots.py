@@ -104,7 +104,7 @@ def _figures(
 ) -> Iterator[tuple[str, Figure]]:
     if comparison is not None and len(priced_cells(comparison)) > 1:
         yield "accuracy_cost", accuracy_cost(comparison)
-    if any(result.confusion_matrix for result in results.values()):
+    if any(result.confusion_matrix and result.summary.evaluated for result in results.values()):
         yield "accuracy_comparison", accuracy_comparison(results)
         yield "comprehensive_metrics", comprehensive_metrics(results)
         yield "confusion_matrices", confusion_matrices(results)

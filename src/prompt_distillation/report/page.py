@@ -71,6 +71,7 @@ def build_page(parts: PageParts) -> str:
     script = _resource("report.js")
     template = _environment().get_template("report.html.jinja")
     bill = parts.comparison.bill if parts.comparison else None
+    heads, lines = _table_of_results(parts)
     page = template.render(
         title=f"{main.task}: {parts.main}",
         generator=Markup(GENERATOR),
@@ -80,9 +81,9 @@ def build_page(parts: PageParts) -> str:
         main=main,
         comparison=parts.comparison,
         tiles=_tiles(parts),
-        lines=_lines(parts),
+        heads=heads,
+        lines=lines,
         bill=bill,
-        currency=bill.currency if bill else "cost",
         confidence=_confidence(parts),
         sections=_pictures_by_section(parts.pictures),
         origin=_origin(main),
@@ -185,32 +186,60 @@ def _tokens(used: Usage | Cell) -> float:
     return used.prompt_tokens_per_query + used.completion_tokens_per_query
 
 
-def _lines(parts: PageParts) -> list[dict[str, Any]]:
-    """Rows of the table of results."""
-    cells = {cell.title: cell for cell in parts.comparison.cells} if parts.comparison else {}
-    lines = []
-    for title, result in parts.results.items():
-        summary, used = result.summary, result.usage
-        values = [
-            with_bounds(summary.accuracy, summary.accuracy_interval),
-            str(summary.evaluated),
-            percent(summary.macro_f1),
-            percent(summary.parse_rate),
-            f"{used.prompt_tokens_per_query:.0f} / {used.completion_tokens_per_query:.1f}"
-            if used
-            else "-",
-        ]
-        if cell := cells.get(title):
-            values += [
-                f"{milliseconds(cell.alone.p50)} / {milliseconds(cell.alone.p95)}",
-                f"{milliseconds(cell.loaded.p50)} / {milliseconds(cell.loaded.p95)}",
-                f"{cell.queries_per_second:.1f}",
-                money(cell.cost.per_million_queries) if cell.cost else "-",
-            ]
-        else:
-            values.append(f"{used.seconds_per_query:.4f}" if used else "-")
-        lines.append({"title": title, "shown": values, "is_main": title == parts.main})
-    return lines
+def _table_of_results(parts: PageParts) -> tuple[list[str], list[dict[str, Any]]]:
+    """Headings, and a row for each model."""
+    comparison, is_text = parts.comparison, parts.results[parts.main].text_overlap is not None
+    cells = {cell.title: cell for cell in comparison.cells} if comparison else {}
+    heads = ["ROUGE-L", "n", "chrF"] if is_text else ["accuracy (95 % interval)", "n", "macro-F1"]
+    heads += ["parse rate", "tokens in / out"]
+    if comparison is not None:
+        many = comparison.cells[0].loaded.concurrency
+        currency = comparison.bill.currency if comparison.bill else "cost"
+        heads += [
+            "latency p50 / p95, one at a time", f"latency p50 / p95, {many} at a time",
+            "queries/s", f"{currency} per million",
+        ]  # fmt: skip
+    else:
+        heads.append("seconds per query")
+    rows = [
+        {
+            "title": title,
+            "is_main": title == parts.main,
+            "shown": [
+                *_quality(result, is_text=is_text),
+                *_speed(result.usage, cells.get(title)),
+            ],
+        }
+        for title, result in parts.results.items()
+    ]
+    return heads, rows
+
+
+def _quality(result: Result, *, is_text: bool) -> list[str]:
+    summary, overlap = result.summary, result.text_overlap
+    if not is_text:
+        accuracy = with_bounds(summary.accuracy, summary.accuracy_interval)
+        shown = [accuracy, str(summary.evaluated), percent(summary.macro_f1)]
+    elif overlap is None:
+        shown = ["-", "0", "-"]
+    else:
+        shown = [f"{overlap.rouge_l:.3f}", str(overlap.n), f"{overlap.chrf:.3f}"]
+    return [*shown, percent(summary.parse_rate)]
+
+
+def _speed(used: Usage | None, cell: Cell | None) -> list[str]:
+    tokens = "-"
+    if used is not None:
+        tokens = f"{used.prompt_tokens_per_query:.0f} / {used.completion_tokens_per_query:.1f}"
+    if cell is None:
+        return [tokens, f"{used.seconds_per_query:.4f}" if used else "-"]
+    return [
+        tokens,
+        f"{milliseconds(cell.alone.p50)} / {milliseconds(cell.alone.p95)}",
+        f"{milliseconds(cell.loaded.p50)} / {milliseconds(cell.loaded.p95)}",
+        f"{cell.queries_per_second:.1f}",
+        money(cell.cost.per_million_queries) if cell.cost else "-",
+    ]
 
 
 def _confidence(parts: PageParts) -> list[str]:
@@ -279,7 +308,7 @@ def _data(parts: PageParts) -> dict[str, Any]:
         "raw_model": titles.index(parts.main),
         "unparseable": UNPARSEABLE,
         "labels": labels,
-        "judged": matrix is not None,
+        "judged": matrix is not None and main.summary.evaluated > 0,
         "rows": [
             [
                 item.index,

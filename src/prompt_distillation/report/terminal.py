@@ -80,7 +80,7 @@ class Stream:
 
 def print_result(console: Console, result: Result, *, output_file: Path) -> None:
     """Print everything that follows the stream, in the order in which people read it."""
-    if result.confusion_matrix is not None:
+    if result.confusion_matrix is not None and result.summary.evaluated:
         _heading(console, "CONFUSION MATRIX")
         print_confusion_matrix(console, result.confusion_matrix)
     if result.per_language_accuracy:
@@ -165,7 +165,8 @@ def print_summary(console: Console, result: Result, *, output_file: Path) -> Non
     """Print the summary, the agreement with each truth, the overlap with training, and usage."""
     lines = ["", SHORT_RULE, "EVALUATION SUMMARY", SHORT_RULE, *_model_lines(result), ""]
     lines += _performance_lines(result)
-    lines += ["", *_agreement_lines(result.truths)] if result.truths else []
+    if result.truths and result.summary.evaluated:
+        lines += ["", *_agreement_lines(result.truths)]
     lines += ["", *_overlap_lines(result.overlap, split=result.split)]
     if result.confidence:
         lines += ["", "Confidence:"]
