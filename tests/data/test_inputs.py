@@ -146,6 +146,7 @@ def test_conversations(tmp_path):
         ([{"role": "user"}], "needs a role and a content"),
         ([{"role": "user", "content": [{"type": "image"}]}], "a content that is a text"),
         (["hello"], "needs a role and a content"),
+        ([{"role": "tool", "content": "x"}], "role 'tool'; allowed are system, user, assistant"),
     ],
 )
 def test_conversations_that_ask_nothing(tmp_path, messages, message):
@@ -173,10 +174,24 @@ def test_conversations_that_ask_nothing(tmp_path, messages, message):
         ("in.csv", b"text\tlabel\nhi\ten\n", r"\(one field, with a tab in its name"),
         ("in.tsv", b"text,label\nhi,en\n", r"\(one field, with a comma in its name"),
         ("in.csv", b"body\nhi\n", r"has body \(set --text_field\)"),
-        ("in.csv", b"text\rHallo\r", "not CSV|no inputs|no text"),
-        ("in.jsonl", b'{"text": 5}', "line 1: no text in the field 'text'"),
+        ("in.csv", b"text\rHallo\r", r"carriage return alone; .*`tr"),
+        ("in.txt", b"eins\rzwei\r", r"carriage return alone"),
+        ("in.txt", b"\x1f\x8b\x08\x00", "compressed with gzip; .*gunzip"),
+        ("in.txt", "Grüße\n".encode("utf-16"), "UTF-16, not UTF-8; .*iconv -f UTF-16LE"),
+        ("in.txt", "Grüße\n".encode("utf-16-le"), "iconv -f UTF-16LE"),
+        ("in.csv", "text\nGrüße\n".encode("utf-16-be"), "iconv -f UTF-16BE"),
+        ("in.jsonl", bytes(64), "binary"),
+        ("in.csv", b"text,label\nHello, world, how are you,en\n", "line 2: 4 fields, .* has 2"),
+        ("in.csv", b'text\nok\n"never closed\n', "line 3: a quote that is not closed"),
+        ("in.csv", b'text,label\n"a" b,en\n', "line 2: a quote .* whole field"),
+        ("in.csv", b"text,text\na,b\n", "line 1: the header names 'text' twice"),
+        ("in.tsv", b'text\tlabel\n"Yes\tde\nNo\tde\nOh"\tde\n', "line 2: .*stray quote"),
+        ("in.tsv", b'text\tlabel\n"Yes\tde\n"No\tde\n', "line 2: a quote"),
+        ("in.jsonl", b'{"text": 5}', "line 1: the field 'text' holds a value of type int"),
+        ("in.jsonl", b'{"text": null}', "line 1: the field 'text' holds null"),
+        ("in.jsonl", b"[" * 5000, "line 1: not JSON"),
+        ("in.jsonl", b'{"text": ' + b"9" * 5000 + b"}", "line 1: not JSON"),
         ("in.jsonl", b'{"text": "  "}', "line 1: the text is empty"),
-        ("in.jsonl", b'{"text": "cut \\ud83d"}', "line 1: half a character, '.ud83d'"),
         ("in.jsonl", b"{text: 1}", "line 1: not JSON"),
         ("in.jsonl", b'"text"', "line 1: expected a JSON object"),
         ("in.parquet", b"PAR2", "not a Parquet file"),
@@ -190,6 +205,28 @@ def test_a_file_that_cannot_be_used(tmp_path, name, content, message):
     with pytest.raises(InputError, match=message) as caught:
         list(read_inputs(path))
     assert str(path) in str(caught.value)
+
+
+def test_bytes_in_parquet_name_their_row_and_type(tmp_path):
+    path = write_parquet(tmp_path / "in.parquet", [{"text": b"a"}])
+    with pytest.raises(InputError, match="row 0: the field 'text' holds a value of type bytes"):
+        list(read_inputs(path))
+
+
+def test_half_characters_are_replaced_and_counted(tmp_path, caplog):
+    path = write_text(
+        tmp_path / "in.jsonl", '{"text": "cut \\ud83d"}\n{"text": "whole \U0001f600"}\n'
+    )
+    with caplog.at_level(logging.WARNING):
+        assert texts(path) == ["cut \ufffd", "whole \U0001f600"]
+    assert "1 inputs held half a character" in caplog.text
+
+
+@pytest.mark.parametrize("columns", [Columns(gold="intent"), Columns(group="thread")])
+def test_a_field_that_was_asked_for_must_be_there(tmp_path, columns):
+    path = write_text(tmp_path / "in.csv", "text,label\nhi,en\n")
+    with pytest.raises(InputError, match=r"line 2: no field '(intent|thread)'; .* text, label"):
+        list(read_inputs(path, columns=columns))
 
 
 def test_a_text_of_the_greatest_length_is_taken(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -14,6 +15,8 @@ from prompt_distillation.errors import (
     OutputWriteError,
     PromptDistillationError,
 )
+
+_HEAD_BYTES = 4096
 
 DatasetPart = Literal["heldout", "records", "rejects", "manifest", "corrections"]
 
@@ -160,14 +163,15 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Only line feeds end a line: U+2028 and its like stay inside it. A byte-order mark is dropped.
 
     Raises:
-        InputError: no such file, a folder, one that may not be read, or bytes that are not UTF-8
-            (the line is named).
+        InputError: no such file, a folder, one that may not be read, bytes that are not UTF-8
+            (the line is named), or a file that is compressed, UTF-16, or has other line ends.
     """
     if not path.is_file():
         raise InputError(
             f"no such file: {path}; check the path (the current folder is {Path.cwd()})"
         )
     with _open_bytes(path) as file:
+        _refuse_other_encodings(path, file.peek(_HEAD_BYTES)[:_HEAD_BYTES])
         for number, raw in enumerate(file, start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -179,7 +183,26 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.rstrip("\r\n")
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
+def _refuse_other_encodings(path: Path, head: bytes) -> None:
+    """Raise `InputError` with the right hint for a file that is not lines of UTF-8."""
+    if head.startswith(b"\x1f\x8b"):
+        raise InputError(f"{path}: compressed with gzip; unpack it first, e.g. `gunzip -k`")
+    at_even, at_odd = head[::2].count(0), head[1::2].count(0)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or at_even or at_odd:
+        if not head.startswith((b"\xff\xfe", b"\xfe\xff")) and min(at_even, at_odd) * 4 > len(head):
+            raise InputError(f"{path}: binary (it holds NUL bytes), not a text file")
+        order = "LE" if head.startswith(b"\xff\xfe") or at_odd > at_even else "BE"
+        raise InputError(
+            f"{path}: UTF-16, not UTF-8; convert it first, e.g. `iconv -f UTF-16{order} -t UTF-8`"
+        )
+    if b"\n" not in head and b"\r" in head.rstrip(b"\r"):
+        raise InputError(
+            f"{path}: its lines end in a carriage return alone; convert it first, e.g. "
+            "`tr '\\r' '\\n'`"
+        )
+
+
+def _open_bytes(path: Path) -> BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:
@@ -197,8 +220,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:  # also an enormous number, or many brackets
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise InputError(f"{path}, line {number}: not JSON ({reason})") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}")
         yield number, row
@@ -215,7 +239,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         with _open_bytes(path) as file:
             value = json.loads(file.read())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got a {type(value).__name__}")

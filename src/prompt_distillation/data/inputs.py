@@ -6,15 +6,16 @@ file both stand beside it, in ``NAME.gold.jsonl``: one object a line, ``{"label"
 """
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prompt_distillation.data.chat_rows import ROLES
 from prompt_distillation.data.files import read_jsonl, read_lines
 from prompt_distillation.data.splits import group_of_text
 from prompt_distillation.data.tables import csv_rows, dataset_rows, parquet_rows
+from prompt_distillation.data.text import encodable
 from prompt_distillation.errors import InputError
 from prompt_distillation.tasks import ChatMessage, Task
 
@@ -24,7 +25,6 @@ MAX_CHARACTERS = 32_768
 """Longest input taken. A longer one is nearly always two files glued together, or binary."""
 
 _SEPARATORS = {";": "semicolon", "\t": "tab", ",": "comma"}
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 
@@ -66,15 +66,23 @@ def read_inputs(path: Path, *, columns: Columns | None = None) -> Iterator[Input
         columns: names of the fields; `Columns()` where none is given.
 
     Raises:
-        InputError: missing, empty, of an unknown format, not UTF-8, a row without its text
-            field, a text over `MAX_CHARACTERS`, or a gold file of another length.
+        InputError: missing, empty, of an unknown format, not UTF-8, a row without one of the
+            fields that were asked for, a text over `MAX_CHARACTERS`, or a gold file of another
+            length.
     """
     columns = columns or Columns()
-    index = -1
+    index, changed = -1, 0
     for index, (where, row) in enumerate(_rows(path, columns)):
-        yield _input_of_row(row, index=index, where=where, columns=columns)
+        item, was_changed = _input_of_row(row, index=index, where=where, columns=columns)
+        changed += was_changed
+        yield item
     if index < 0:
         raise InputError(f"{path} holds no inputs; it needs at least one line of text")
+    if changed:
+        logger.warning(
+            "%s: %d inputs held half a character, cut inside an emoji; each is now U+FFFD",
+            path, changed,
+        )  # fmt: skip
 
 
 def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -135,17 +143,47 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str,
         logger.warning("%s: skipped %d blank lines", path, blank)
 
 
-def _input_of_row(row: Mapping[str, Any], *, index: int, where: str, columns: Columns) -> Input:
+def _input_of_row(
+    row: Mapping[str, Any], *, index: int, where: str, columns: Columns
+) -> tuple[Input, bool]:
+    """The input of a row, and whether its text had to be made encodable."""
     history: tuple[ChatMessage, ...] = ()
     gold = row.get(columns.gold)
     text = row.get(columns.text)
     if text is None and isinstance(row.get("messages"), list):
         history, text, answer = _conversation_of(row["messages"], where=where)
         gold = gold if gold is not None else answer
+    for name, default in ((columns.gold, Columns.gold), (columns.group, Columns.group)):
+        if name != default and name not in row:
+            raise InputError(f"{where}: no field {name!r}; the row has {_names(row)}")
+    text, text_changed = encodable(_checked_text(text, row, where=where, columns=columns))
+    turns = [encodable(turn["content"]) for turn in history]
+    group = row.get(columns.group)
+    item = Input(
+        index=index,
+        text=text,
+        group=encodable(str(group))[0] if group not in (None, "") else group_of_text(text),
+        gold=encodable(str(gold))[0] if gold not in (None, "") else None,
+        history=tuple(
+            {"role": turn["role"], "content": content}
+            for turn, (content, _) in zip(history, turns, strict=True)
+        ),
+    )
+    return item, text_changed or any(changed for _, changed in turns)
+
+
+def _checked_text(text: Any, row: Mapping[str, Any], *, where: str, columns: Columns) -> str:
+    """Return ``text`` if it is one that can be asked; raise `InputError` otherwise."""
+    if not isinstance(text, str) and columns.text in row:
+        what = "null" if text is None else f"a value of type {type(text).__name__}"
+        raise InputError(
+            f"{where}: the field {columns.text!r} holds {what}; it must be a text (--text_field "
+            "names another field)"
+        )
     if not isinstance(text, str):
         raise InputError(
-            f"{where}: no text in the field {columns.text!r}; the row has "
-            f"{', '.join(map(str, row)) or 'no fields'} ({_remedy(row)})"
+            f"{where}: no text in the field {columns.text!r}; the row has {_names(row)} "
+            f"({_remedy(row)})"
         )
     if not text.strip():
         raise InputError(f"{where}: the text is empty; remove the row or fill it")
@@ -154,17 +192,11 @@ def _input_of_row(row: Mapping[str, Any], *, index: int, where: str, columns: Co
             f"{where}: {len(text):,} characters, at most {MAX_CHARACTERS:,} are taken; "
             "split or shorten the text"
         )
-    if lone := _HALF_CHARACTER.search(text):
-        # JSON can escape half of a character; neither a file nor a tokenizer can hold it.
-        raise InputError(f"{where}: half a character, {lone[0]!r}: cut inside an emoji; mend it")
-    group = row.get(columns.group)
-    return Input(
-        index=index,
-        text=text,
-        group=str(group) if group not in (None, "") else group_of_text(text),
-        gold=str(gold) if gold not in (None, "") else None,
-        history=history,
-    )
+    return text
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, row)) or "no fields"
 
 
 def _remedy(row: Mapping[str, Any]) -> str:
@@ -186,6 +218,11 @@ def _conversation_of(
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             raise InputError(f"{where}: each message needs a role and a content that is a text")
+        if message.get("role") not in ROLES:
+            raise InputError(
+                f"{where}: a message has the role {message.get('role')!r}; allowed are "
+                f"{', '.join(ROLES)}"
+            )
     turns = [message for message in messages if message.get("role") != "system"]
     answer = None
     if turns and turns[-1].get("role") == "assistant":
