@@ -87,8 +87,8 @@ def check_model(model: str, *, weights: bool = True) -> None:
         raise ModelError(f"{model} is an adapter; expected a full model: pass its base model")
     if not (folder / MODEL_CONFIG).is_file():
         raise ModelError(
-            f"no model at {model}: neither {MODEL_CONFIG} nor {ADAPTER_CONFIG} is in it; a folder "
-            "that train_sft_trl.py or save_pretrained wrote is wanted"
+            f"no model at {model}: neither {MODEL_CONFIG} nor {ADAPTER_CONFIG} is in it; "
+            "expected a folder written by train_sft_trl.py or save_pretrained"
         )
     if weights and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelError(f"the model at {model} is incomplete: {MODEL_CONFIG} without any weights")

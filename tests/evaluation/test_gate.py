@@ -97,7 +97,7 @@ def test_a_baseline_of_other_inputs_or_another_truth_is_refused(result_with) -> 
         ),
     )
 
-    with pytest.raises(InputError, match="no judged input"):
+    with pytest.raises(InputError, match="no evaluated input"):
         gate(result, drop(0.1), baseline=other)
     with pytest.raises(ConfigError, match="same --truth"):
         gate(

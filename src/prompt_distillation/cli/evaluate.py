@@ -8,7 +8,7 @@ from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 DESCRIPTION = """Measure a model on held-out inputs: accuracy, confusion, agreement, usage.
 
   evaluate.py                                       the distilled student
-  evaluate.py --max_samples 100                     a quick look
+  evaluate.py --max_samples 100                     a quick check
   evaluate.py --model_path none                     the base model alone
   evaluate.py --model_path none --base_model Qwen/Qwen3-30B-A3B-Thinking-2507 \\
       --with_prompt --thinking --temperature 0.15   the teacher"""

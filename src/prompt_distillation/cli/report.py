@@ -118,7 +118,7 @@ def _read(config: ReportConfig) -> "tuple[dict[str, Result], Comparison | None]"
     texts = {tuple(item.text for item in result.predictions) for result in results.values()}
     if len(texts) != 1:
         raise InputError(
-            f"the results in {config.comparison_dir} are not of the same inputs; compare again"
+            f"the results in {config.comparison_dir} are about different inputs; run compare again"
         )
     student = comparison.cell("student")
     if student is not None and comparison.confidence is not None:

@@ -67,7 +67,7 @@ def _chat_row(row: dict[str, Any], *, where: str) -> ChatRow:
 
 def _turn(message: object, *, where: str) -> ChatMessage:
     if not isinstance(message, dict):
-        raise InputError(f"{where}: an object with role and content is wanted")
+        raise InputError(f"{where}: expected an object with role and content")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise InputError(f"{where}: role is {role!r}; allowed are {', '.join(ROLES)}")

@@ -33,10 +33,10 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueryCost:
-    """What one way of asking costs.
+    """What a query costs.
 
     Attributes:
-        basis: how it was reckoned: by tokens, or by the machine's time at full load.
+        basis: how it was calculated: from tokens, or from the machine's time at full load.
     """
 
     per_million_queries: float
@@ -45,7 +45,7 @@ class QueryCost:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MonthlySaving:
-    """What distillation saves at a load.
+    """What distillation saves at a given number of queries per month.
 
     Attributes:
         return_on_training: a year's saving over the cost of the training; None if that was free.
@@ -62,11 +62,11 @@ class MonthlySaving:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bill:
-    """The costs of the teacher and the student held against each other.
+    """The costs of teacher and student compared.
 
     Attributes:
-        break_even_queries: after how many the training is paid for; None if never.
-        saving_share: what a query with the student costs less, in [.., 1].
+        break_even_queries: queries after which the training is paid for; None if never.
+        saving_share: how much cheaper a student's query is, as a share of the teacher's.
     """
 
     currency: str
@@ -78,10 +78,10 @@ class Bill:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One way of asking one model, measured.
+    """One model, with or without prompt and thinking, measured.
 
     Attributes:
-        result_file: its whole evaluation, beside the comparison.
+        result_file: its whole evaluation, a file beside the comparison.
         cost: None where no prices were given.
     """
 
@@ -112,7 +112,7 @@ class StudentConfidence:
 
     Attributes:
         result_file: the evaluation by scores, beside the comparison.
-        same_answers: share of inputs whose likeliest label is what the student wrote.
+        same_answers: share of inputs whose most likely label is what the student wrote.
         shown: calibration, coverage, and the cascade with the answers of the teacher's cell.
         cascade_cost: every input through the student, the share that falls back through the
             teacher, at the costs of their cells; None without prices or without a cascade.
@@ -127,7 +127,7 @@ class StudentConfidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """All cells, and the bill of the student against the teacher.
+    """All models and settings that were measured, and the costs of student and teacher.
 
     Attributes:
         confidence: None where the labels were not scored; ``confidence_skipped`` says why.

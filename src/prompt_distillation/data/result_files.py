@@ -87,7 +87,7 @@ def read_result(path: Path) -> Result:
     if value.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
             f"{path}: not a result of evaluate.py (schema_version is "
-            f"{value.get('schema_version')!r}, {SCHEMA_VERSION} is wanted); evaluate again"
+            f"{value.get('schema_version')!r}, expected {SCHEMA_VERSION}); evaluate again"
         )
     try:
         return cast(Result, build_record(value, Result))

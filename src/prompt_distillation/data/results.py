@@ -42,7 +42,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """Whether the confidence means what it says."""
+    """How well confidence predicts accuracy."""
 
     n: int
     expected_calibration_error: float
@@ -69,7 +69,7 @@ class CascadePoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CascadeCheck:
-    """The cascade on inputs that had no say in its threshold.
+    """The cascade on inputs that were not used to choose its threshold.
 
     Attributes:
         only_cascade_right: inputs on which the teacher alone is wrong.
@@ -85,10 +85,10 @@ class CascadeCheck:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cascade:
-    """Student first, teacher where the student is less sure than ``threshold``.
+    """The student answers first, and the teacher where the student is less sure than ``threshold``.
 
     Attributes:
-        threshold: None if no threshold reaches the teacher's accuracy: the teacher answers all.
+        threshold: None if none reaches the teacher's accuracy; then the teacher answers all.
         student_share: share of inputs that the student answers; 1: nothing falls back.
         check: None where the inputs are of one group.
         curve: every threshold that makes a difference, the highest first.
@@ -105,7 +105,7 @@ class Cascade:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Confidence:
-    """What the label probabilities show."""
+    """What the probabilities of the labels show."""
 
     calibration: Calibration
     coverage: tuple[CoveragePoint, ...]
@@ -114,7 +114,7 @@ class Confidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """One input and what the model made of it.
+    """One input and the model's answer.
 
     Attributes:
         index: position among the test file's rows, from 0.
@@ -153,7 +153,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """The headline.
+    """The main figures.
 
     Attributes:
         total_samples: inputs given to the model.
@@ -202,7 +202,7 @@ class ErrorExample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelResult:
-    """How one label fares: ``total`` inputs have it as their truth."""
+    """The results for one label; ``total`` inputs have it as their truth."""
 
     accuracy: float
     correct: int
@@ -216,7 +216,7 @@ class LabelResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorstLabel:
-    """One of the labels that fare worst."""
+    """A label with one of the lowest accuracies."""
 
     language: str
     accuracy: float
@@ -266,7 +266,7 @@ class PairedTest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Truths:
-    """The three truths, never mixed; "student" is the model under evaluation."""
+    """The three comparisons, never mixed; "student" is the model under evaluation."""
 
     student_gold: Agreement
     teacher_gold: Agreement | None
@@ -285,10 +285,10 @@ class Truths:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overlap:
-    """What of the test was trained on.
+    """How much of the test was trained on.
 
     Attributes:
-        checked: whether the training inputs were there to look at.
+        checked: whether the training inputs were available.
         training_rows: how many there are.
         texts: evaluated inputs whose text, normalised, was trained on.
         groups: evaluated inputs of whose group some text was trained on.
@@ -327,7 +327,7 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextOverlap:
-    """How near generated texts are to a reference, in [0, 1].
+    """How similar generated texts are to a reference, in [0, 1].
 
     Attributes:
         bleu: of the corpus, by sacrebleu.
@@ -350,7 +350,7 @@ class TextOverlap:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateVerdict:
-    """Whether the model may be deployed, with a reason a rule."""
+    """Whether the model may be deployed, with a reason for each rule."""
 
     status: GateStatus
     reasons: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""One evaluation: a model, or saved predictions, held against what is known about the inputs."""
+"""One evaluation: a model, or saved predictions, against what is known about the inputs."""
 
 import time
 from collections import Counter

@@ -99,7 +99,9 @@ def compare_results(first: Result, second: Result, *, where: str) -> PairedTest:
     keys = [(item.text, item.group, item.ground_truth) for item in second.predictions]
     shared = [key if key in answers else None for key in keys]
     if not any(shared):
-        raise InputError(f"{where} shares no judged input with this run: nothing to compare")
+        raise InputError(
+            f"{where} has no evaluated input in common with this run: there is nothing to compare"
+        )
     return paired_test(
         [key[2] if key else None for key in shared],
         [answers[key] if key else None for key in shared],
