@@ -21,9 +21,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from engines.faulty_proxy import chat_completion, faulty_proxy  # noqa: E402
 
-from prompt_distillation.cli.labelling_modes import job_of, open_teacher  # noqa: E402
 from prompt_distillation.labelling.label_config import LabelConfig  # noqa: E402
-from prompt_distillation.labelling.run import Reporting, create_dataset  # noqa: E402
+from prompt_distillation.labelling.pipeline import label  # noqa: E402
 
 
 def main() -> None:
@@ -51,14 +50,9 @@ async def measure(folder: Path, inputs: int, share: float, timeout_seconds: floa
         )
         for run in ("first run", "second run"):
             started = time.perf_counter()
-            counts = await asyncio.to_thread(
-                create_dataset,
-                job_of(config),
-                lambda: open_teacher(config),
-                overwrite=False,
-                reporting=Reporting(interval_seconds=10.0, config={}),
-            )
-            if counts is None:
+            result = await asyncio.to_thread(label, config)
+            counts = result.counts
+            if counts is None or result.state != "written":
                 print(f"{run}: nothing left to do")
                 continue
             print(

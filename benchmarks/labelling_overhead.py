@@ -15,13 +15,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from prompt_distillation.data.dataset_files import dataset_paths
 from prompt_distillation.engines.base import Completion, Engine, Request
-from prompt_distillation.labelling.job import Job
-from prompt_distillation.labelling.keys import Teacher
-from prompt_distillation.labelling.run import Reporting, create_dataset
-from prompt_distillation.labelling.sources import Source
-from prompt_distillation.tasks import load_task
+from prompt_distillation.labelling.label_config import LabelConfig
+from prompt_distillation.labelling.pipeline import label
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,7 +53,7 @@ class NullEngine:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Engine]:
-        """This engine, as `create_dataset` opens one."""
+        """This engine, as `label` opens one."""
         yield self
 
 
@@ -79,20 +75,15 @@ def measure(folder: Path, rows: int) -> None:
             file.write(
                 f"Voici la phrase numéro {number}, qui parle de la pluie et du beau temps.\n"
             )
-    job = Job(
-        task=load_task(ROOT / "tasks" / "language"),
-        source=Source(path=inputs),
-        teacher=Teacher(model="null"),
-        paths=dataset_paths(folder / "out.jsonl"),
+    config = LabelConfig.of(
+        task=ROOT / "tasks" / "language",
+        input_file=inputs,
+        output_file=folder / "out.jsonl",
+        model_name="null",
     )
     for what in ("labelled", "rebuilt from the journal"):
         clock, processor = time.perf_counter(), time.process_time()
-        counts = create_dataset(
-            job,
-            NullEngine().open,
-            overwrite=False,
-            reporting=Reporting(interval_seconds=10.0, config={}),
-        )
+        counts = label(config, open_teacher=NullEngine().open).counts
         clock, processor = time.perf_counter() - clock, time.process_time() - processor
         assert counts is not None
         assert counts.train + counts.held_out == rows
@@ -101,7 +92,7 @@ def measure(folder: Path, rows: int) -> None:
             f"{what}: {rows:,} rows in {clock:.1f} s, {rows / clock:,.0f} rows/s by the clock, "
             f"{rows / processor:,.0f} rows/s of processor time, peak memory {peak:,.0f} MiB"
         )
-        job.paths.dataset.unlink()
+        config.output_file.unlink()
 
 
 if __name__ == "__main__":

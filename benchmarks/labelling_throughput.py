@@ -16,6 +16,7 @@ each input, as a script without an engine does it: what most people come from.
 
 import argparse
 import asyncio
+import itertools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,15 +27,16 @@ from plain_loop import generate_each, load
 from random_model import drawn_where_missing
 
 from prompt_distillation.checkpoints import resolve_model
-from prompt_distillation.cli.labelling_modes import job_of, open_teacher
-from prompt_distillation.data.dataset_files import dataset_paths
-from prompt_distillation.engines.base import Engine, Request, Sampling
+from prompt_distillation.data.inputs import read_inputs
+from prompt_distillation.engines import Engine, Request, Sampling, engine_options, open_engine
 from prompt_distillation.engines.vllm import VllmEngine, _sampling_params
-from prompt_distillation.labelling.job import Job
-from prompt_distillation.labelling.journal import open_journal
+from prompt_distillation.labelling.dataset import Outcomes
+from prompt_distillation.labelling.input_spool import read_inputs_once
+from prompt_distillation.labelling.journal import digest_of, open_journal
 from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.labelling.labeller import Labeller
 from prompt_distillation.labelling.progress import Progress
+from prompt_distillation.tasks import load_task
 
 
 def main() -> None:
@@ -55,21 +57,21 @@ def main() -> None:
 
 async def measure(config: LabelConfig, slow_inputs: int, rounds: int) -> None:
     """Run the three ways on one engine."""
-    job = job_of(config)
-    async with open_teacher(config) as engine:
+    options = engine_options(config.model, config.engine)
+    async with open_engine(config.engine.engine, options) as engine:
         assert isinstance(engine, VllmEngine), "the bare engine of this comparison is vLLM"
-        await run_bare(engine, requests_of(job, seed=10_000)[:64])
+        await run_bare(engine, requests_of(config, seed=10_000)[:64])
         texts, ids, ours = [], [], []
         for number in range(rounds):
-            requests = requests_of(job, seed=number)
+            requests = requests_of(config, seed=number)
             texts.append(len(requests) / await run_bare(engine, requests, encoded=False))
-            requests = requests_of(job, seed=rounds + number)
+            requests = requests_of(config, seed=rounds + number)
             ids.append(len(requests) / await run_bare(engine, requests))
-            ours.append(len(requests) / await run_ours(engine, job, number))
+            ours.append(len(requests) / await run_ours(engine, config, number))
             rates = f"texts {texts[-1]:.1f}, ids {ids[-1]:.1f}, ours {ours[-1]:.1f} inputs/s"
             print(f"round {number}: {rates}", flush=True)
         # Evenly out of the file, whose languages stand one after the other, and differ in length.
-        every = requests_of(job, seed=20_000)
+        every = requests_of(config, seed=20_000)
         slow = every[:: max(1, len(every) // slow_inputs)]
         started = time.perf_counter()
         completions = [await engine.complete(request) for request in slow]
@@ -110,20 +112,21 @@ def plain_seconds(config: LabelConfig, requests: Sequence[Request]) -> float:
     )
 
 
-def requests_of(job: Job, *, seed: int) -> list[Request]:
+def requests_of(config: LabelConfig, *, seed: int) -> list[Request]:
     """The first requests of every input, with seeds of this round."""
-    teacher = job.teacher
+    task = load_task(config.task)
+    inputs = itertools.islice(read_inputs(config.input_file), config.inputs.max_samples)
     return [
         Request(
-            messages=job.task.conversation(item.text, with_prompt=True),
+            messages=task.conversation(item.text, with_prompt=True),
             sampling=Sampling(
-                temperature=teacher.temperature,
-                top_p=teacher.top_p,
-                max_tokens=teacher.max_tokens,
+                temperature=config.sampling.temperature,
+                top_p=config.sampling.top_p,
+                max_tokens=config.max_tokens,
                 seed=seed * 100_000 + item.index,
             ),
         )
-        for item in job.source.read()
+        for item in inputs
     ]
 
 
@@ -155,22 +158,24 @@ async def run_bare(
     return time.perf_counter() - started
 
 
-async def run_ours(engine: Engine, job: Job, number: int) -> float:
+async def run_ours(engine: Engine, config: LabelConfig, number: int) -> float:
     """The labelling of all inputs into a new journal; returns seconds."""
-    paths = dataset_paths(job.paths.dataset.with_name(f"round-{number}.jsonl"))
-    identity = job.teacher.identity(job.task) | {"round": number}
-    total = sum(1 for _ in job.source.read())
+    task, identity = load_task(config.task), {"round": number}
+    journal_path = config.output_file.with_name(f"round-{number}.journal.jsonl")
     started = time.perf_counter()
-    with open_journal(identity, writable=paths.journal(job.shard), others=[]) as journal:
+    with (
+        read_inputs_once(config, task, settings=digest_of(identity)) as inputs,
+        open_journal(identity, writable=journal_path, others=[]) as journal,
+        Outcomes(config.output_file.parent) as outcomes,
+    ):
         labeller = Labeller(
-            task=job.task,
-            teacher=job.teacher,
-            ballots=job.ballots(),
-            keys=job.keys(identity),
+            task=task,
+            config=config,
             journal=journal,
-            progress=Progress(total, interval_seconds=60.0),
+            outcomes=outcomes,
+            progress=Progress(inputs.count, interval_seconds=60.0),
         )
-        await labeller.label_with(engine, job.source.read())
+        await labeller.ask_for(engine, labeller.unfinished(inputs))
     return time.perf_counter() - started
 
 

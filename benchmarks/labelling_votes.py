@@ -9,16 +9,12 @@ majority.
 """
 
 import argparse
-import dataclasses
 import tempfile
 from pathlib import Path
 
-from prompt_distillation.cli.labelling_modes import job_of, open_teacher
-from prompt_distillation.cli.options import resolved
-from prompt_distillation.labelling.counts import Counts
 from prompt_distillation.labelling.label_config import LabelConfig
-from prompt_distillation.labelling.run import Reporting, create_dataset
-from prompt_distillation.labelling.summary import accuracy_line
+from prompt_distillation.labelling.pipeline import label
+from prompt_distillation.labelling.progress import accuracy_line
 
 VOTES = (1, 3, 5, 9)
 
@@ -32,16 +28,20 @@ def main() -> None:
     parser.add_argument("--max_samples", type=int, default=420)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        config = LabelConfig.of(
-            output_file=Path(folder) / "votes.jsonl", progress_seconds=30.0, **vars(arguments)
-        )
+        settings = {
+            "output_file": Path(folder) / "votes.jsonl",
+            "progress_seconds": 30.0,
+            **vars(arguments),
+        }
         print(
             "| votes | requests an input | new tokens an input | full votes would take | accuracy |"
         )
         print("|---|---|---|---|---|")
         single = None
         for num_votes in VOTES:
-            counts = label(dataclasses.replace(config, num_votes=num_votes))
+            config = LabelConfig.of(num_votes=num_votes, overwrite=True, **settings)
+            counts = label(config).counts
+            assert counts is not None
             spent = counts.completion_tokens / counts.inputs
             single = single or spent
             print(
@@ -49,18 +49,6 @@ def main() -> None:
                 f"| {single * num_votes:.0f} | {accuracy_line(counts)} |",
                 flush=True,
             )
-
-
-def label(config: LabelConfig) -> Counts:
-    """Label with so many votes, on top of what the journal holds."""
-    counts = create_dataset(
-        job_of(config),
-        lambda: open_teacher(config),
-        overwrite=True,
-        reporting=Reporting(interval_seconds=config.progress_seconds, config=resolved(config)),
-    )
-    assert counts is not None
-    return counts
 
 
 if __name__ == "__main__":

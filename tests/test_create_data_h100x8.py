@@ -17,8 +17,9 @@ SCRIPTED = f"""#!{sys.executable}
 import os, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from labelling.scripted import ScriptedEngine, answer
-from prompt_distillation.cli import create_data, labelling_modes
+from prompt_distillation.cli import create_data
 from prompt_distillation.cli.running import run_command
+from prompt_distillation.labelling import pipeline
 
 def reply(request):
     if os.environ.get("BREAK_SHARD") == os.environ.get("OWN_SHARD"):
@@ -29,7 +30,7 @@ arguments = sys.argv[2:]
 if "--shard_index" in arguments:
     os.environ["OWN_SHARD"] = arguments[arguments.index("--shard_index") + 1]
 delay = float(os.environ.get("DELAY", "0"))
-labelling_modes.open_teacher = lambda _: ScriptedEngine(reply, delay_seconds=delay).open()
+pipeline._teacher_of = lambda _: ScriptedEngine(reply, delay_seconds=delay).open
 print("devices", os.environ.get("CUDA_VISIBLE_DEVICES"))
 sys.exit(run_command(create_data.main, arguments, goes_on=True))
 """

@@ -5,14 +5,10 @@ import os
 import pty
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from labelling.scripted import QUIET, ScriptedEngine, answer, make_job, write_inputs
-
-from prompt_distillation.data.dataset_files import dataset_paths
-from prompt_distillation.labelling.run import create_dataset
+from labelling.scripted import ScriptedEngine, answer, run_label, write_inputs
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,9 +20,7 @@ def dataset(tmp_path: Path) -> Path:
     labels = ["fr", "en", "fr", "fr", "en", "fr"]
     gold = [json.dumps({"label": label}) for label in labels]
     (tmp_path / "inputs.gold.jsonl").write_text("\n".join(gold))
-    engine = ScriptedEngine(lambda _: answer("fr"))
-    job = make_job(tmp_path, held_out=0.0)
-    create_dataset(job, engine.open, overwrite=False, reporting=QUIET)
+    run_label(tmp_path, ScriptedEngine(lambda _: answer("fr")), held_out=0.0)
     return tmp_path / "out.jsonl"
 
 
@@ -55,10 +49,8 @@ def test_a_link_to_the_dataset_leads_to_its_corrections_and_its_journal(dataset,
     done = review(link, "--show", "gold", typed="en\n\n")
     assert "2 decided" in done.stdout, done.stderr
     assert (tmp_path / "out.corrections.jsonl").is_file()
-    job = replace(make_job(tmp_path, held_out=0.0), paths=dataset_paths(link))
-    engine = ScriptedEngine(lambda _: answer("fr"))
-    counts = create_dataset(job, engine.open, overwrite=True, reporting=QUIET)
-    assert (counts.corrected, engine.opened) == (1, 0)
+    result, engine = run_label(tmp_path, output_file=link, held_out=0.0, overwrite=True)
+    assert (result.counts.corrected, engine.opened) == (1, 0)
     assert list(link.parent.iterdir()) == [link]
     assert link.is_symlink()
     assert link.read_bytes() == dataset.read_bytes()
@@ -68,7 +60,7 @@ def test_corrections_are_written_and_the_dataset_honours_them(dataset):
     done = review(dataset, "--show", "gold", typed="xx\nen\n\n")
     assert done.returncode == 0, done.stderr
     assert "unknown label 'xx'" in done.stdout
-    assert "2 disputes shown, 2 decided" in done.stdout
+    assert "2 inputs shown, 2 decided" in done.stdout
     path = dataset.with_name("out.corrections.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["text"], row["was"], row["answer"]) for row in rows] == [
@@ -76,9 +68,8 @@ def test_corrections_are_written_and_the_dataset_honours_them(dataset):
         ("sentence number 4", "fr", "fr"),
     ]
     # Decided is decided.
-    assert "0 disputes shown" in review(dataset, "--show", "gold", "--list").stdout
-    job, engine = make_job(dataset.parent, held_out=0.0), ScriptedEngine()
-    create_dataset(job, engine.open, overwrite=True, reporting=QUIET)
+    assert "0 inputs shown" in review(dataset, "--show", "gold", "--list").stdout
+    _, engine = run_label(dataset.parent, held_out=0.0, overwrite=True)
     answers = [
         json.loads(line)["messages"][-1]["content"] for line in dataset.read_text().splitlines()
     ]
@@ -88,16 +79,14 @@ def test_corrections_are_written_and_the_dataset_honours_them(dataset):
 
 def test_stopping_and_leaving_open_decide_nothing(dataset):
     done = review(dataset, "--show", "gold", typed="s\nq\n")
-    assert "2 disputes shown, 0 decided" in done.stdout
+    assert "2 inputs shown, 0 decided" in done.stdout
     assert not dataset.with_name("out.corrections.jsonl").exists()
 
 
 def test_without_a_terminal_it_lists_or_says_so(dataset):
     done = review(dataset)
     assert done.returncode == 2
-    assert done.stderr == (
-        "error: there is no terminal to decide in; pass --list to print the disputes\n"
-    )
+    assert done.stderr == ("error: there is no terminal to decide in; pass --list to print them\n")
     assert "gold: gold says en" in review(dataset, "--list").stdout
 
 

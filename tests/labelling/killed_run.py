@@ -9,18 +9,15 @@ from pathlib import Path
 # Run as a script: the package of test helpers is the folder above.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from labelling.scripted import QUIET, ScriptedEngine, make_job
+from labelling.scripted import ScriptedEngine, run_label
 
 from prompt_distillation.cli.running import run_command
-from prompt_distillation.labelling.run import create_dataset
-from prompt_distillation.labelling.votes import Policy
 
 
 def main(argv: list[str]) -> None:
     folder, votes, delay = (*argv, *("1", "0.001")[len(argv) - 1 :])
     engine = ScriptedEngine(delay_seconds=float(delay))
-    job = make_job(Path(folder), policy=Policy(num_votes=int(votes)))
-    create_dataset(job, engine.open, overwrite=False, reporting=QUIET)
+    run_label(Path(folder), engine, num_votes=int(votes))
 
 
 if __name__ == "__main__":

@@ -5,19 +5,14 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-from prompt_distillation.data.dataset_files import Shard, dataset_paths
 from prompt_distillation.engines.base import Completion, Engine, Request
-from prompt_distillation.labelling.job import Job
-from prompt_distillation.labelling.keys import Teacher
-from prompt_distillation.labelling.run import Reporting
-from prompt_distillation.labelling.sources import Source
-from prompt_distillation.labelling.votes import Policy
-from prompt_distillation.tasks import load_task
+from prompt_distillation.labelling.label_config import LabelConfig
+from prompt_distillation.labelling.pipeline import LabelResult, label
 
 LANGUAGE_TASK = Path(__file__).parents[2] / "tasks" / "language"
 LABELS = ("ar", "de", "el", "en", "es", "fr")
-QUIET = Reporting(interval_seconds=60.0, config={})
 
 Reply = Callable[[Request], Completion]
 
@@ -79,25 +74,25 @@ class ScriptedEngine:
         yield self
 
 
-def make_job(
-    folder: Path,
-    *,
-    policy: Policy | None = None,
-    teacher: Teacher | None = None,
-    shard: Shard | None = None,
-    held_out: float = 0.2,
-    task: Path = LANGUAGE_TASK,
-    inputs: str = "inputs.txt",
-) -> Job:
-    return Job(
-        task=load_task(task),
-        source=Source(path=folder / inputs),
-        teacher=teacher or Teacher(model="scripted"),
-        paths=dataset_paths(folder / "out.jsonl"),
-        policy=policy or Policy(),
-        held_out=held_out,
-        shard=shard or Shard(),
-    )
+def settings(folder: Path, **values: Any) -> LabelConfig:
+    """Settings of a run in ``folder``: its inputs.txt, to out.jsonl, a fifth held out."""
+    defaults = {
+        "task": LANGUAGE_TASK,
+        "input_file": folder / "inputs.txt",
+        "output_file": folder / "out.jsonl",
+        "model_name": "scripted",
+        "held_out": 0.2,
+        "progress_seconds": 60.0,
+    }
+    return LabelConfig.of(**defaults | values)
+
+
+def run_label(
+    folder: Path, engine: ScriptedEngine | None = None, **values: Any
+) -> tuple[LabelResult, ScriptedEngine]:
+    """Label what is in ``folder``, see `settings`; returns the result, and who was asked."""
+    engine = engine or ScriptedEngine()
+    return label(settings(folder, **values), open_teacher=engine.open), engine
 
 
 def write_inputs(folder: Path, count: int = 60, *, name: str = "inputs.txt") -> Path:

@@ -5,11 +5,9 @@ import json
 from collections import Counter
 
 from engines.faulty_proxy import chat_completion, faulty_proxy
-from labelling.scripted import QUIET
 
-from prompt_distillation.cli.labelling_modes import job_of, open_teacher
 from prompt_distillation.labelling.label_config import LabelConfig
-from prompt_distillation.labelling.run import create_dataset
+from prompt_distillation.labelling.pipeline import label
 
 
 async def french(path: str, _: bytes) -> tuple[int, bytes]:
@@ -29,13 +27,8 @@ async def test_every_input_ends_once_labelled_or_rejected(tmp_path):
             model_name="m",
             request_timeout_seconds=1.0,
         )
-        counts = await asyncio.to_thread(
-            create_dataset,
-            job_of(config),
-            lambda: open_teacher(config),
-            overwrite=False,
-            reporting=QUIET,
-        )
+        result = await asyncio.to_thread(label, config)
+    counts = result.counts
     assert counts is not None
     assert counts.train + counts.held_out + counts.rejected == 80
     assert set(counts.rejects) <= {"engine_error"}

@@ -15,13 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from labelling.scripted import QUIET, ScriptedEngine, files_of, make_job, write_inputs
+from labelling.scripted import files_of, run_label, write_inputs
 
-from prompt_distillation.data.dataset_files import Shard
+from prompt_distillation.data.dataset_files import Shard, dataset_paths
 from prompt_distillation.data.locks import hold_lock
 from prompt_distillation.errors import OutputBusyError, OutputWriteError
-from prompt_distillation.labelling.run import create_dataset, label_one_shard
-from prompt_distillation.labelling.votes import Policy
 
 RUN = Path(__file__).parent / "killed_run.py"
 
@@ -66,17 +64,12 @@ def requests_in(folder: Path) -> Counter:
 def test_a_killed_run_ends_with_the_file_of_an_uninterrupted_one(tmp_path, votes):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
-        write_inputs(folder, 150)
-    create_dataset(
-        make_job(whole, policy=Policy(num_votes=votes)),
-        ScriptedEngine().open,
-        overwrite=False,
-        reporting=QUIET,
-    )
+        write_inputs(folder, 400)
+    run_label(whole, num_votes=votes)
     chance = random.Random(votes)
     for part in range(3):
         lines = chance.randrange(1 + 50 * part, 50 + 50 * part)
-        with running(killed, votes=votes) as process:
+        with running(killed, votes=votes, delay=0.005) as process:
             stop_at(process, killed, lines, signal.SIGKILL)
         assert not (killed / "out.jsonl").exists()
     # As if the last kill had come in the middle of a write.
@@ -118,11 +111,10 @@ def test_the_second_of_two_runs_is_told_who_holds_the_output(tmp_path):
 
 def test_a_whole_run_and_a_shard_of_it_do_not_run_at_once(tmp_path):
     write_inputs(tmp_path, 10)
-    shard = make_job(tmp_path, shard=Shard(index=0, count=2))
-    engine = ScriptedEngine()
-    label_one_shard(shard, engine.open, overwrite=False, reporting=QUIET)
-    with hold_lock(shard.paths.lock(shard.shard)), pytest.raises(OutputBusyError, match="0-of-2"):
-        create_dataset(make_job(tmp_path), engine.open, overwrite=False, reporting=QUIET)
+    run_label(tmp_path, shard_index=0, num_shards=2)
+    lock = dataset_paths(tmp_path / "out.jsonl").lock(Shard(index=0, count=2))
+    with hold_lock(lock), pytest.raises(OutputBusyError, match="0-of-2"):
+        run_label(tmp_path)
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
@@ -136,39 +128,34 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_one_clear_error_and_costs_nothing(tmp_path):
     write_inputs(tmp_path, 60)
-    job = make_job(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    engine = ScriptedEngine()
     try:
         # A file may not grow beyond this: the system's answer is that of a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
         with pytest.raises(OutputWriteError, match="what it holds is safe"):
-            create_dataset(job, engine.open, overwrite=False, reporting=QUIET)
+            run_label(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     kept = journal_lines(tmp_path) - 1
     assert kept > 5
     assert (tmp_path / "out.journal.jsonl").read_bytes().endswith(b"\n")
-    again = ScriptedEngine()
-    create_dataset(job, again.open, overwrite=False, reporting=QUIET)
+    _, again = run_label(tmp_path)
     whole = tmp_path / "whole"
     write_inputs(whole, 60)
-    uninterrupted = ScriptedEngine()
-    create_dataset(make_job(whole), uninterrupted.open, overwrite=False, reporting=QUIET)
+    _, uninterrupted = run_label(whole)
     assert len(again.requests) == len(uninterrupted.requests) - kept
     assert files_of(tmp_path) == files_of(whole)
 
 
 def test_a_disk_that_fills_up_while_the_dataset_is_written_leaves_the_old_one(tmp_path):
     write_inputs(tmp_path, 60)
-    create_dataset(make_job(tmp_path), ScriptedEngine().open, overwrite=False, reporting=QUIET)
+    run_label(tmp_path)
     old = files_of(tmp_path)
-    job = make_job(tmp_path, held_out=0.5)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
         with pytest.raises(OutputWriteError, match="free some space"):
-            create_dataset(job, ScriptedEngine().open, overwrite=True, reporting=QUIET)
+            run_label(tmp_path, held_out=0.5, overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert files_of(tmp_path) == old

@@ -4,8 +4,7 @@ import logging
 import pytest
 from labelling.scripted import answer, completion
 
-from prompt_distillation.labelling.attempts import Attempt
-from prompt_distillation.labelling.journal import open_journal
+from prompt_distillation.labelling.journal import Attempt, open_journal
 
 IDENTITY: dict[str, object] = {"model": "teacher", "seed": 0}
 KEY = bytes(range(16))

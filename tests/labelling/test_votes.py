@@ -1,37 +1,40 @@
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from labelling.scripted import LANGUAGE_TASK, answer, completion
+from labelling.scripted import LANGUAGE_TASK, answer, completion, settings
 
 from prompt_distillation.engines.base import Completion
-from prompt_distillation.labelling.attempts import Attempt
-from prompt_distillation.labelling.votes import Ballots, Policy, Step, Verdict
+from prompt_distillation.labelling.journal import Attempt
+from prompt_distillation.labelling.votes import ReadAttempt, Step, Verdict, Votes
 from prompt_distillation.tasks import RejectReason, load_task
 
 CUT = completion("so much to think about", finish_reason="length")
 RAMBLING = completion("it may be en, or de")
 
 
-def ballots(**policy) -> Ballots:
-    return Ballots(load_task(LANGUAGE_TASK), Policy(**policy), temperature=0.15, max_tokens=100)
+def votes(**values) -> Votes:
+    config = settings(Path(), temperature=0.15, max_tokens=100, **values)
+    return Votes(load_task(LANGUAGE_TASK), config)
 
 
-def made(step: Step, result: Completion | str) -> Attempt:
+def made(step: Step, result: Completion | str, *, refused: bool = False) -> ReadAttempt:
     """What came of ``step``: a completion, or an error given as text."""
     failed = isinstance(result, str)
-    return Attempt(
+    attempt = Attempt(
         vote=step.vote,
         attempt=step.attempt,
         temperature=step.temperature,
         max_tokens=step.max_tokens,
         completion=None if failed else result,
         error=result if failed else None,
+        refused=refused,
     )
+    return votes().read(attempt)
 
 
-def play(judge: Ballots, replies: dict[int, list[Completion | str]]) -> tuple[Verdict, list[Step]]:
+def play(judge: Votes, replies: dict[int, list[Completion | str]]) -> tuple[Verdict, list[Step]]:
     """Answer the steps asked for from ``replies`` (vote -> completions) until the verdict."""
-    attempts: list[Attempt] = []
+    attempts: list[ReadAttempt] = []
     asked: list[Step] = []
     while not isinstance(outcome := judge.assess(attempts), Verdict):
         assert outcome, "neither a verdict nor a step"
@@ -41,42 +44,42 @@ def play(judge: Ballots, replies: dict[int, list[Completion | str]]) -> tuple[Ve
 
 
 def test_one_vote_one_answer():
-    verdict, asked = play(ballots(), {0: [answer("fr")]})
+    verdict, asked = play(votes(), {0: [answer("fr")]})
     assert (verdict.answer, verdict.agreement, verdict.votes) == ("fr", 1.0, {"fr": 1})
     assert verdict.reasoning == "It looks like it."
     assert asked == [Step(vote=0, attempt=0, temperature=0.15, max_tokens=100)]
 
 
 def test_a_retry_is_hotter_and_a_cut_answer_gets_twice_the_budget():
-    _, asked = play(ballots(max_retries=3), {0: [CUT, RAMBLING, CUT, answer("fr")]})
+    _, asked = play(votes(max_retries=3), {0: [CUT, RAMBLING, CUT, answer("fr")]})
     assert [round(step.temperature, 2) for step in asked] == [0.15, 0.4, 0.65, 0.9]
     assert [step.max_tokens for step in asked] == [100, 200, 200, 400]
 
 
 def test_temperature_never_rises_above_one():
-    _, asked = play(ballots(max_retries=9), {0: [RAMBLING] * 10})
+    _, asked = play(votes(max_retries=9), {0: [RAMBLING] * 10})
     assert asked[-1].temperature == 1.0
     assert len(asked) == 10
 
 
 def test_the_last_attempt_says_why_there_is_no_answer():
-    verdict, _ = play(ballots(max_retries=1), {0: [RAMBLING, CUT]})
+    verdict, _ = play(votes(max_retries=1), {0: [RAMBLING, CUT]})
     assert (verdict.answer, verdict.reject_reason) == (None, RejectReason.LENGTH)
 
 
 def test_a_failed_request_rejects_without_another():
-    verdict, asked = play(ballots(max_retries=3), {0: ["connection cut"]})
+    verdict, asked = play(votes(max_retries=3), {0: ["connection cut"]})
     assert verdict.reject_reason is RejectReason.ENGINE_ERROR
     assert verdict.decisive.error == "connection cut"
     assert len(asked) == 1
 
 
 def test_a_retry_that_is_refused_leaves_the_reason_of_the_attempt_before():
-    judge = ballots(max_retries=3)
+    judge = votes(max_retries=3)
     (first,) = judge.assess([])
     attempts = [made(first, CUT)]
     (retry,) = judge.assess(attempts)
-    refused = replace(made(retry, "HTTP 400: max_tokens is too large"), refused=True)
+    refused = made(retry, "HTTP 400: max_tokens is too large", refused=True)
     verdict = judge.assess([*attempts, refused])
     assert isinstance(verdict, Verdict)
     assert verdict.reject_reason is RejectReason.LENGTH
@@ -85,14 +88,14 @@ def test_a_retry_that_is_refused_leaves_the_reason_of_the_attempt_before():
     assert isinstance(failed, Verdict)
     assert failed.reject_reason is RejectReason.ENGINE_ERROR
     # Nothing was ever read of an input whose first request is refused.
-    only = judge.assess([replace(made(first, "HTTP 400"), refused=True)])
+    only = judge.assess([made(first, "HTTP 400", refused=True)])
     assert isinstance(only, Verdict)
     assert only.reject_reason is RejectReason.ENGINE_ERROR
 
 
 def test_voting_stops_when_the_rest_cannot_change_the_majority():
     replies = {vote: [answer("fr")] for vote in range(5)}
-    verdict, asked = play(ballots(num_votes=5), replies)
+    verdict, asked = play(votes(num_votes=5), replies)
     assert [step.vote for step in asked] == [0, 1, 2]
     assert (verdict.answer, verdict.cast) == ("fr", 3)
 
@@ -100,7 +103,7 @@ def test_voting_stops_when_the_rest_cannot_change_the_majority():
 def test_a_split_vote_goes_on_until_it_is_decided():
     labels = ["fr", "en", "en", "fr", "en"]
     replies = {vote: [answer(label)] for vote, label in enumerate(labels)}
-    verdict, asked = play(ballots(num_votes=5), replies)
+    verdict, asked = play(votes(num_votes=5), replies)
     assert len(asked) == 5
     assert verdict.votes == {"en": 3, "fr": 2}
     assert verdict.agreement == 0.6
@@ -108,7 +111,7 @@ def test_a_split_vote_goes_on_until_it_is_decided():
 
 def test_an_unread_vote_counts_against_the_agreement():
     replies = {0: [answer("fr")], 1: [RAMBLING], 2: [answer("fr")]}
-    verdict, _ = play(ballots(num_votes=3, max_retries=0), replies)
+    verdict, _ = play(votes(num_votes=3, max_retries=0), replies)
     assert (verdict.answer, verdict.cast) == ("fr", 3)
     assert verdict.agreement == pytest.approx(2 / 3)
 
@@ -116,7 +119,7 @@ def test_an_unread_vote_counts_against_the_agreement():
 def test_too_little_agreement_rejects_and_stops_early():
     labels = ["fr", "en", "de", "el", "es"]
     replies = {vote: [answer(label)] for vote, label in enumerate(labels)}
-    verdict, asked = play(ballots(num_votes=5, min_agreement=0.8), replies)
+    verdict, asked = play(votes(num_votes=5, min_agreement=0.8), replies)
     assert verdict.reject_reason is RejectReason.LOW_AGREEMENT
     assert verdict.answer is None
     # Two votes for others than the first settle that no label can get four of five.
@@ -125,7 +128,7 @@ def test_too_little_agreement_rejects_and_stops_early():
 
 def test_agreement_is_not_cut_short_by_the_majority():
     replies = {vote: [answer("fr")] for vote in range(5)}
-    verdict, asked = play(ballots(num_votes=5, min_agreement=1.0), replies)
+    verdict, asked = play(votes(num_votes=5, min_agreement=1.0), replies)
     assert (verdict.answer, len(asked)) == ("fr", 5)
 
 
@@ -135,13 +138,13 @@ def test_a_share_that_floating_point_rounds_up_is_still_reached(agreeing, answer
     others = ["en", "de", "el", "es", "ru"] * 4
     labels = ["fr"] * agreeing + others[: 20 - agreeing]
     replies = {vote: [answer(label)] for vote, label in enumerate(labels)}
-    verdict, _ = play(ballots(num_votes=20, min_agreement=0.55), replies)
+    verdict, _ = play(votes(num_votes=20, min_agreement=0.55), replies)
     assert (verdict.answer is not None) == answered
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_the_verdict_does_not_depend_on_what_finished_first(order):
-    judge = ballots(num_votes=3)
+    judge = votes(num_votes=3)
     labels = ["fr", "en", "fr"]
     steps = [Step(vote=vote, attempt=0, temperature=0.15, max_tokens=100) for vote in range(3)]
     attempts = [made(steps[vote], answer(labels[vote])) for vote in order]
@@ -152,7 +155,7 @@ def test_the_verdict_does_not_depend_on_what_finished_first(order):
 
 def test_votes_beyond_the_deciding_ones_do_not_count():
     # A journal made with five votes, read by a policy of three.
-    judge = ballots(num_votes=3)
+    judge = votes(num_votes=3)
     steps = [Step(vote=vote, attempt=0, temperature=0.15, max_tokens=100) for vote in range(5)]
     attempts = [made(step, answer("fr" if step.vote < 2 else "en")) for step in steps]
     verdict = judge.assess(attempts)
@@ -161,14 +164,14 @@ def test_votes_beyond_the_deciding_ones_do_not_count():
 
 
 def test_a_resumed_vote_asks_only_for_what_is_missing():
-    judge = ballots(num_votes=3)
+    judge = votes(num_votes=3)
     step = Step(vote=1, attempt=0, temperature=0.15, max_tokens=100)
     outcome = judge.assess([made(step, answer("fr"))])
     assert [(step.vote, step.attempt) for step in outcome] == [(0, 0)]
 
 
 def test_of_an_attempt_recorded_twice_a_completion_goes_before_a_failure():
-    judge = ballots()
+    judge = votes()
     step = Step(vote=0, attempt=0, temperature=0.15, max_tokens=100)
     verdict = judge.assess([made(step, "timeout"), made(step, answer("fr")), made(step, CUT)])
     assert isinstance(verdict, Verdict)

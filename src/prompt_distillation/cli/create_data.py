@@ -16,7 +16,9 @@ def main(argv: Sequence[str]) -> int | None:
     """Run the command."""
     config = parse_options(LabelConfig, argv, description=DESCRIPTION)
     # Only now: --help must not wait for rich, orjson and what they bring.
-    from prompt_distillation.cli.labelling_modes import run_mode
+    from rich.console import Console
 
-    run_mode(config)
+    from prompt_distillation.labelling.pipeline import label
+
+    label(config, console=Console())
     return None

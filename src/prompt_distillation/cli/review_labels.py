@@ -1,27 +1,27 @@
-"""Go through disputed labels in the terminal; what is decided goes into the corrections file."""
+"""Check labels by hand in the terminal; what is decided goes into the corrections file."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from prompt_distillation.cli.options import parse_options
 from prompt_distillation.config import Settings, option
-from prompt_distillation.data.files import dump_json, read_jsonl, sibling
-from prompt_distillation.data.splits import input_key
-from prompt_distillation.data.text import safe_for_terminal
+from prompt_distillation.data.files import dump_json, sibling
+from prompt_distillation.data.text import encodable, safe_for_terminal
 from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
 from prompt_distillation.tasks import Task, load_task
 
-DESCRIPTION = """\
-Show labels that something speaks against: votes that were not of one mind, gold that says
-otherwise, near-duplicates with another label, inputs without one. Enter accepts the label, a label
-corrects it; both go into NAME.corrections.jsonl, and `create_data.py ... --overwrite` writes the
-dataset anew with them, without asking the teacher again."""
+if TYPE_CHECKING:
+    from prompt_distillation.data.dataset_files import Record
 
-KINDS = ("votes", "gold", "duplicates", "rejects")
+DESCRIPTION = """\
+Show the labels that something speaks against: votes for several answers, a gold label that differs,
+near-duplicates with another label, inputs without a label. Enter accepts the label, another label
+corrects it; both go into NAME.corrections.jsonl, and `create_data.py ... --overwrite` writes the
+dataset again with them, without asking the teacher again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,58 +32,59 @@ class ReviewConfig(Settings):
         Path("data/prompt_distillation_lang.jsonl"), "the dataset that create_data.py wrote"
     )
     task: Path = option(Path("tasks/language"), "folder of the task: task.yaml and its prompt")
-    show: Literal["all", "votes", "gold", "duplicates", "rejects"] = option("all", "which disputes")
-    list: bool = option(False, "print the disputes and decide nothing")
+    show: Literal["all", "votes", "gold", "duplicates", "rejects"] = option(
+        "all", "which disagreements are shown"
+    )
+    list: bool = option(False, "print them and decide nothing")
 
 
 def main(argv: Sequence[str]) -> int | None:
     """Run the command."""
     config = parse_options(ReviewConfig, argv, description=DESCRIPTION)
     if not config.list and not sys.stdin.isatty():
-        raise ConfigError("there is no terminal to decide in; pass --list to print the disputes")
-    from prompt_distillation.labelling.disputes import Doubt, find_disputes
+        raise ConfigError("there is no terminal to decide in; pass --list to print them")
+    from prompt_distillation.labelling.disagreements import (
+        DisagreementKind,
+        find_disagreements,
+        read_corrections,
+    )
 
     task = load_task(config.task)
-    records = sibling(config.dataset, "records")
+    records, corrections = (sibling(config.dataset, part) for part in ("records", "corrections"))
     if not records.is_file():
         raise InputError(f"no records at {records}; --dataset must be one create_data.py wrote")
-    corrections = sibling(config.dataset, "corrections")
-    earlier = read_jsonl(corrections) if corrections.exists() else ()
-    decided = {_key(row) for _, row in earlier}
-    doubts = [Doubt(kind) for kind in (KINDS if config.show == "all" else (config.show,))]
+    decided = read_corrections(corrections, task)
+    kinds = list(DisagreementKind) if config.show == "all" else [DisagreementKind(config.show)]
     shown = written = 0
-    for dispute in find_disputes(records, doubts):
-        if _key(dispute.record) in decided:
+    for found in find_disagreements(records, kinds):
+        record = found.record
+        if decided.answer_for(record["text"], record["history"]) is not None:
             continue
         shown += 1
-        _print(dispute.record, f"{dispute.doubt}: {dispute.evidence}", number=shown)
+        _print(record, f"{found.kind}: {found.evidence}", number=shown)
         if config.list:
             continue
-        answer = _ask(dispute.record, task)
+        answer = _ask(record, task)
         if answer is None:
             break
         if answer:
-            _append(corrections, dispute.record, answer)
+            _append(corrections, record, answer)
             written += 1
-    _say(f"{shown} disputes shown, {written} decided")
+    _say(f"{shown} inputs shown, {written} decided")
     if written:
         _say(
-            f"now write the dataset anew: create_data.py --output_file {config.dataset} "
+            f"now write the dataset again: create_data.py --output_file {config.dataset} "
             "--overwrite, with its other flags as before"
         )
     return None
-
-
-def _key(row: dict[str, Any]) -> bytes:
-    return input_key(str(row.get("text")), row.get("history") or ())
 
 
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def _print(record: dict[str, Any], evidence: str, *, number: int) -> None:
-    """One dispute; its texts are hostile."""
+def _print(record: "Record", evidence: str, *, number: int) -> None:
+    """One input and what speaks against its label; its texts are hostile."""
     _say(f"\n[{number}] input {record['index'] + 1}: {safe_for_terminal(record['text'])}")
     for turn in record["history"]:
         _say(f"    after {turn['role']}: {safe_for_terminal(turn['content'])}")
@@ -93,7 +94,7 @@ def _print(record: dict[str, Any], evidence: str, *, number: int) -> None:
         _say(f"    reasoning: {safe_for_terminal(said)}")
 
 
-def _ask(record: dict[str, Any], task: Task) -> str | None:
+def _ask(record: "Record", task: Task) -> str | None:
     """The person's answer: a label, an empty text to leave it open, None to stop."""
     keep = "enter accepts, " if record["answer"] else ""
     while True:
@@ -106,15 +107,15 @@ def _ask(record: dict[str, Any], task: Task) -> str | None:
         if given == "s":
             return ""
         if not given and record["answer"]:
-            return str(record["answer"])
+            return record["answer"]
         if given:
-            answer = task.answers.accept(given)
+            answer = task.answers.accept(encodable(given)[0])
             if answer.text is not None:
                 return answer.text
             _say(f"    {answer.detail}")
 
 
-def _append(path: Path, record: dict[str, Any], answer: str) -> None:
+def _append(path: Path, record: "Record", answer: str) -> None:
     row = {
         "text": record["text"],
         "history": record["history"],

@@ -1,188 +1,274 @@
-"""From the journal to the dataset: every file in the order of the inputs, whole or not at all."""
+"""From verdicts to the dataset: every file in the order of the inputs, whole or not at all."""
 
 import hashlib
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self, cast
 
 import orjson
 
-from prompt_distillation.data.dataset_files import DatasetPaths
+from prompt_distillation.data.dataset_files import DatasetPaths, Record, RecordedOutput, Reject
 from prompt_distillation.data.files import atomic_writer, write_json
-from prompt_distillation.data.inputs import Input
-from prompt_distillation.data.splits import is_held_out, shard_of
-from prompt_distillation.errors import InputError
-from prompt_distillation.labelling.attempts import Attempt
-from prompt_distillation.labelling.corrections import Corrections
-from prompt_distillation.labelling.counts import Counts
-from prompt_distillation.labelling.journal import Journal
-from prompt_distillation.labelling.keys import ContentKeys
-from prompt_distillation.labelling.votes import Ballots, Verdict
+from prompt_distillation.labelling.disagreements import Corrections
+from prompt_distillation.labelling.input_spool import InputSpool, Spool, WorkItem
+from prompt_distillation.labelling.votes import ReadAttempt, Verdict
 
-MakeManifest = Callable[[Counts, str], Mapping[str, object]]
+MakeManifest = Callable[["Counts", str], Mapping[str, object]]
 """From the counts and the dataset's SHA-256 to the manifest."""
 
 
-class UnfinishedError(InputError):
-    """Inputs without a verdict stand in the way of a dataset.
+@dataclass(slots=True)
+class Counts:
+    """Inputs by what became of them, and what they cost.
 
     Attributes:
-        by_shard: shard -> how many of its inputs there are.
+        inputs: all of them; ``train + held_out + rejected``.
+        duplicates: inputs whose label was taken from an earlier one.
+        corrected: inputs with a person's answer.
+        disagreements: inputs whose votes were not all for one answer.
+        repaired: answers with half characters, which were replaced.
+        labels: label -> inputs, of the labels it was given; free text is not counted by text.
+        rejects: reason -> inputs.
+        requests: completions and failed requests, retries and votes included.
+        retries: requests after a vote's first.
+        gold: inputs with a gold label and an answer of the teacher's.
+        gold_correct: of those, the ones the teacher got right.
+        prompt_tokens: of all requests, cached or not.
+        cached_tokens: of them, from the prefix cache.
+        seconds: of all requests, added up; many ran at once.
     """
 
-    def __init__(self, by_shard: Counter[int]) -> None:
-        super().__init__(
-            f"{by_shard.total()} inputs have no label in the journal: the input file changed "
-            "during the run; run the same command again"
+    inputs: int = 0
+    train: int = 0
+    held_out: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    corrected: int = 0
+    disagreements: int = 0
+    repaired: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    rejects: Counter[str] = field(default_factory=Counter)
+    gold: int = 0
+    gold_correct: int = 0
+    requests: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The counts of a manifest, perhaps of another version."""
+        counts = cls(
+            **{item.name: values[item.name] for item in fields(cls) if item.name in values}
         )
-        self.by_shard = by_shard
+        counts.labels, counts.rejects = Counter(counts.labels), Counter(counts.rejects)
+        return counts
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts as JSON can hold them."""
+        # dataclasses.asdict breaks on a Counter before Python 3.12.
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return values | {"labels": dict(self.labels), "rejects": dict(self.rejects)}
+
+    def add(self, record: Record) -> None:
+        """Count one input."""
+        self.inputs += 1
+        self.disagreements += len(record["votes"]) > 1
+        gold, answer, teacher = record["gold"], record["answer"], record["teacher_answer"]
+        self.corrected += answer is not None and answer != teacher
+        if gold is not None and teacher is not None:
+            self.gold += 1
+            self.gold_correct += teacher == gold
+        if answer is None:
+            self.rejected += 1
+            self.rejects[str(record["reject_reason"])] += 1
+        else:
+            self.held_out += record["held_out"]
+            self.train += not record["held_out"]
+            if answer in self.labels:
+                self.labels[answer] += 1
+        if record["duplicate"]:  # paid for once
+            self.duplicates += 1
+        else:
+            self.add_cost(record)
+
+    def add_cost(self, outcome: Mapping[str, Any]) -> None:
+        """Count what the answer to one input cost."""
+        for output in outcome["outputs"]:
+            self.requests += 1
+            self.retries += output["attempt"] > 0
+            self.repaired += output.get("repaired", False)
+        self.prompt_tokens += outcome["prompt_tokens"]
+        self.cached_tokens += outcome["cached_tokens"]
+        self.completion_tokens += outcome["completion_tokens"]
+        self.seconds += outcome["seconds"]
 
 
-class DatasetBuilder:
-    """Writes the files of one dataset.
+class Outcomes:
+    """What came of each distinct input, kept until the dataset is written.
+
+    Memory: about 100 bytes an input; the texts are spooled to the disk.
+
+    Args:
+        folder: for the temporary file, if one is needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._spool = Spool(folder)
+        self._numbers: dict[bytes, int] = {}
+        self._places = array("Q")
+        self._taken = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.__exit__()
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._numbers
+
+    def add(self, key: bytes, verdict: Verdict, attempts: Sequence[ReadAttempt]) -> None:
+        """Keep a verdict, and the attempts that it was made of.
+
+        Raises:
+            OutputWriteError: the disk is full.
+        """
+        self._numbers[key] = len(self._places)
+        self._places.append(self._spool.append(_outcome(verdict, attempts)))
+        self._taken.append(0)
+
+    def take(self, key: bytes) -> tuple[dict[str, Any], bool]:
+        """What came of an input, and whether it was taken before, by an input with the same key."""
+        number = self._numbers[key]
+        was_taken = bool(self._taken[number])
+        self._taken[number] = 1
+        return self._spool.read(self._places[number]), was_taken
+
+
+def _outcome(verdict: Verdict, attempts: Sequence[ReadAttempt]) -> dict[str, Any]:
+    """The part of a record that the teacher decides."""
+    # Recorded as they finished; written as they were asked.
+    ordered = sorted(attempts, key=lambda read: (read.attempt.vote, read.attempt.attempt))
+    completions = [read.attempt.completion for read in ordered if read.attempt.completion]
+    votes = sum(verdict.votes.values())
+    completion = verdict.decisive.completion
+    return {
+        "reject_reason": verdict.reject_reason,
+        "teacher_answer": verdict.answer,
+        "reasoning": verdict.reasoning,
+        "votes": verdict.votes,
+        "soft_label": {label: count / votes for label, count in verdict.votes.items()},
+        "agreement": verdict.agreement,
+        "finish_reason": completion.finish_reason if completion else None,
+        "prompt_tokens": sum(made.prompt_tokens for made in completions),
+        "cached_tokens": sum(made.cached_tokens or 0 for made in completions),
+        "completion_tokens": sum(made.completion_tokens for made in completions),
+        "seconds": sum(made.seconds for made in completions),
+        "outputs": [_output(read) for read in ordered],
+    }
+
+
+def _output(read: ReadAttempt) -> RecordedOutput:
+    """One attempt, raw, and what was read out of it."""
+    attempt, answer = read
+    row: RecordedOutput = {
+        "vote": attempt.vote,
+        "attempt": attempt.attempt,
+        "temperature": attempt.temperature,
+        "max_tokens": attempt.max_tokens,
+        "answer": answer.text,
+        "reject_reason": answer.reject_reason,
+    }
+    if attempt.completion is None:
+        row["error"] = attempt.error
+        return row
+    row["text"] = attempt.completion.text
+    row["finish_reason"] = attempt.completion.finish_reason
+    row["completion_tokens"] = attempt.completion.completion_tokens
+    row["seconds"] = attempt.completion.seconds
+    if attempt.repaired:
+        row["repaired"] = True
+    return row
+
+
+def write_dataset(
+    paths: DatasetPaths,
+    inputs: InputSpool,
+    outcomes: Outcomes,
+    *,
+    corrections: Corrections,
+    labels: Iterable[str],
+    make_manifest: MakeManifest,
+) -> Counts:
+    """Write all files; the dataset itself appears last, so that it is there means all are.
 
     Args:
         paths: where they go.
-        journal: what the teacher wrote.
-        keys: of the inputs.
-        ballots: how completions become labels.
+        inputs: all of them.
+        outcomes: of all of them.
         corrections: a person's answers, which go before the teacher's.
-        held_out: share of the groups kept out of training, and the seed of that choice.
-        labels: the task's; none for free text.
-        num_shards: how the work was cut, to say which part is not finished.
+        labels: the task's, to be counted; none for free text.
+        make_manifest: called once everything is counted.
+
+    Raises:
+        OutputWriteError: a file cannot be written.
     """
-
-    def __init__(  # noqa: PLR0913 - the parts of the work; bundling them would only hide them
-        self,
-        *,
-        paths: DatasetPaths,
-        journal: Journal,
-        keys: ContentKeys,
-        ballots: Ballots,
-        corrections: Corrections,
-        held_out: tuple[float, int],
-        labels: Iterable[str],
-        num_shards: int = 1,
-    ) -> None:
-        self._paths = paths
-        self._journal = journal
-        self._keys = keys
-        self._ballots = ballots
-        self._corrections = corrections
-        self._held_out_share, self._held_out_seed = held_out
-        # Which records have been counted: a duplicate must not be paid for twice on paper.
-        self._counted = bytearray(len(journal))
-        self._counts = Counts(labels=Counter(dict.fromkeys(labels, 0)))
-        self._num_shards = num_shards
-
-    def build(self, inputs: Iterable[Input], make_manifest: MakeManifest) -> Counts:
-        """Write all files; the dataset itself appears last, so that it is there means all are.
-
-        Raises:
-            UnfinishedError: some inputs have no verdict; nothing is written.
-            OutputWriteError: a file cannot be written.
-        """
-        digest = hashlib.sha256()
-        with atomic_writer(self._paths.dataset) as dataset:
-            with ExitStack() as stack:
-                heldout, records, rejects = (
-                    stack.enter_context(atomic_writer(path))
-                    for path in (self._paths.heldout, self._paths.records, self._paths.rejects)
-                )
-                missing: Counter[int] = Counter()
-                for item in inputs:
-                    record = self._record(item)
-                    if record is None:
-                        missing[shard_of(item.text, num_shards=self._num_shards)] += 1
-                        continue
-                    records.write(_line(record))
-                    answer = record["answer"]
-                    if answer is None:
-                        rejects.write(_line(_reject_of(record)))
-                    elif record["held_out"]:
-                        heldout.write(_line(_chat_row(item, answer)))
-                    else:
-                        line = _line(_chat_row(item, answer))
-                        dataset.write(line)
-                        digest.update(line.encode())
-                if missing:
-                    raise UnfinishedError(missing)
-            write_json(self._paths.manifest, make_manifest(self._counts, digest.hexdigest()))
-        return self._counts
-
-    def _record(self, item: Input) -> dict[str, Any] | None:
-        """All that is known about one input, counted on the way; None without a verdict."""
-        key = self._keys.of(item)
-        # Recorded as they finished; written as they were asked.
-        attempts = sorted(self._journal.attempts(key), key=lambda a: (a.vote, a.attempt))
-        verdict = self._ballots.assess(attempts)
-        if not isinstance(verdict, Verdict):
-            return None
-        corrected = self._corrections.answer_for(item)
-        answer = corrected if corrected is not None else verdict.answer
-        held_out = is_held_out(item.group, share=self._held_out_share, seed=self._held_out_seed)
-        is_duplicate = self._is_counted(key)
-        if not is_duplicate:
-            self._counts.add_attempts(attempts)
-        self._counts.add_input(item, verdict, answer, held_out=held_out, is_duplicate=is_duplicate)
-        completion = verdict.decisive.completion
-        cast = sum(verdict.votes.values())
-        return {
-            "index": item.index,
-            "text": item.text,
-            "history": item.history,
-            "group": item.group,
-            "gold": item.gold,
-            "held_out": held_out,
-            "answer": answer,
-            "reject_reason": verdict.reject_reason if answer is None else None,
-            "corrected": corrected is not None,
-            "teacher_answer": verdict.answer,
-            "reasoning": verdict.reasoning,
-            "votes": verdict.votes,
-            "soft_label": {label: count / cast for label, count in verdict.votes.items()},
-            "agreement": verdict.agreement,
-            "duplicate": is_duplicate,
-            "finish_reason": completion.finish_reason if completion else None,
-            "prompt_tokens": sum(a.completion.prompt_tokens for a in attempts if a.completion),
-            "completion_tokens": sum(
-                a.completion.completion_tokens for a in attempts if a.completion
-            ),
-            "seconds": sum(a.completion.seconds for a in attempts if a.completion),
-            "outputs": [self._output(attempt, verdict) for attempt in attempts],
-        }
-
-    def _is_counted(self, key: bytes) -> bool:
-        """Whether an earlier input had the same key; it counts as had from now on."""
-        first = self._journal.places(key)[0]
-        was_counted = bool(self._counted[first])
-        self._counted[first] = 1
-        return was_counted
-
-    def _output(self, attempt: Attempt, verdict: Verdict) -> dict[str, Any]:
-        """One attempt, raw, and what was read out of it."""
-        place = (attempt.vote, attempt.attempt)
-        read = verdict.answers.get(place) or self._ballots.read(attempt)
-        row: dict[str, Any] = {
-            "vote": attempt.vote,
-            "attempt": attempt.attempt,
-            "temperature": attempt.temperature,
-            "max_tokens": attempt.max_tokens,
-            "answer": read.text,
-            "reject_reason": read.reject_reason,
-        }
-        if attempt.completion is None:
-            return row | {"error": attempt.error}
-        return row | {
-            "text": attempt.completion.text,
-            "finish_reason": attempt.completion.finish_reason,
-            "completion_tokens": attempt.completion.completion_tokens,
-            "seconds": attempt.completion.seconds,
-        }
+    counts = Counts(labels=Counter(dict.fromkeys(labels, 0)))
+    digest = hashlib.sha256()
+    with atomic_writer(paths.dataset) as dataset:
+        with ExitStack() as stack:
+            heldout, records, rejects = (
+                stack.enter_context(atomic_writer(path))
+                for path in (paths.heldout, paths.records, paths.rejects)
+            )
+            for item in inputs:
+                outcome, is_duplicate = outcomes.take(item.key)
+                record = _record(item, outcome, corrections, is_duplicate=is_duplicate)
+                counts.add(record)
+                records.write(_line(record))
+                if record["answer"] is None:
+                    rejects.write(_line(_reject_of(record)))
+                elif record["held_out"]:
+                    heldout.write(_line(_chat_row(record)))
+                else:
+                    line = _line(_chat_row(record))
+                    dataset.write(line)
+                    digest.update(line.encode())
+        write_json(paths.manifest, make_manifest(counts, digest.hexdigest()))
+    return counts
 
 
-def _reject_of(record: dict[str, Any]) -> dict[str, Any]:
+def _record(
+    item: WorkItem, outcome: Mapping[str, Any], corrections: Corrections, *, is_duplicate: bool
+) -> Record:
+    """All that is known about one input."""
+    corrected = corrections.answer_for(item.input.text, item.input.history)
+    answer = outcome["teacher_answer"] if corrected is None else corrected
+    row = {
+        "index": item.input.index,
+        "text": item.input.text,
+        "history": item.input.history,
+        "group": item.input.group,
+        "gold": item.input.gold,
+        "held_out": item.held_out,
+        "answer": answer,
+        **outcome,
+        "corrected": corrected is not None,
+        "duplicate": is_duplicate,
+    }
+    if answer is not None:
+        row["reject_reason"] = None
+    return cast(Record, row)
+
+
+def _reject_of(record: Record) -> Reject:
     last = record["outputs"][-1]
     return {
         "index": record["index"],
@@ -197,16 +283,16 @@ def _reject_of(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _chat_row(item: Input, answer: str) -> dict[str, Any]:
+def _chat_row(record: Record) -> dict[str, Any]:
     """What a student is trained on: the conversation without the prompt, and the answer."""
     return {
         "messages": [
-            *item.history,
-            {"role": "user", "content": item.text},
-            {"role": "assistant", "content": answer},
+            *record["history"],
+            {"role": "user", "content": record["text"]},
+            {"role": "assistant", "content": record["answer"]},
         ]
     }
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _line(row: object) -> str:
     return orjson.dumps(row).decode() + "\n"

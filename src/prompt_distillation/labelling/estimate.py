@@ -1,34 +1,98 @@
-"""What a run will cost, before it is paid: tokens, GPU-hours and money, from a small probe."""
+"""Before a run is paid for: three prompts as the teacher reads them, and an estimate of the cost.
+
+The estimate scales up what labelling a few inputs takes (a probe, kept in the journal).
+"""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from prompt_distillation.data.inputs import Input
-from prompt_distillation.engines.base import Engine
-from prompt_distillation.labelling.counts import Counts
-from prompt_distillation.labelling.job import Job
-from prompt_distillation.labelling.journal import Journal
+from prompt_distillation.data.text import safe_for_terminal
+from prompt_distillation.engines import Engine, engine_options
+from prompt_distillation.engines.event_loop import run
+from prompt_distillation.engines.prompts import PromptEncoder, shared_prefix_length
+from prompt_distillation.labelling.dataset import Counts, Outcomes
+from prompt_distillation.labelling.input_spool import InputSpool, WorkItem
+from prompt_distillation.labelling.label_config import LabelConfig, PriceConfig
 from prompt_distillation.labelling.labeller import Labeller, OpenTeacher
 from prompt_distillation.labelling.progress import Progress
-from prompt_distillation.labelling.run import run_until_stopped
-from prompt_distillation.labelling.votes import Verdict
+from prompt_distillation.tasks import ChatMessage, Task
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN = 3
+COUNTED = 500
+"""Inputs whose prompt tokens are counted; more would take longer than they teach."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prices:
-    """What the teacher costs, in any one currency; None where it is not known.
+class PromptReader:
+    """How the teacher reads a conversation.
 
     Attributes:
-        per_gpu_hour: of one GPU.
-        per_million_input_tokens: of a server, prompt tokens.
-        per_million_output_tokens: of a server, completion tokens.
+        render: a conversation as text.
+        count_tokens: of a rendered conversation; None where only a server knows.
+        gpus: that share one copy of the teacher; 0 for a server or a CPU.
     """
 
-    per_gpu_hour: float | None = None
-    per_million_input_tokens: float | None = None
-    per_million_output_tokens: float | None = None
+    render: Callable[[Sequence[ChatMessage]], str]
+    count_tokens: Callable[[str], int] | None
+    gpus: int = 0
+
+
+def open_prompt_reader(config: LabelConfig) -> PromptReader:
+    """Load the teacher's tokenizer and chat template.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if config.engine.engine == "server":
+        # Its template is the server's own; the turns are what we know.
+        return PromptReader(
+            render=lambda turns: "\n\n".join(f"[{t['role']}]\n{t['content']}" for t in turns),
+            count_tokens=None,
+        )
+    import torch
+
+    # A cluster's GPUs are elsewhere.
+    has_gpus = config.engine.ray_address is not None or torch.cuda.is_available()
+    encoder = PromptEncoder.of(engine_options(config.model, config.engine))
+    return PromptReader(
+        render=encoder.render,
+        count_tokens=lambda text: len(encoder.tokenizer.encode(text, add_special_tokens=False)),
+        gpus=config.engine.tensor_parallel_size if has_gpus else 0,
+    )
+
+
+def show_prompts(task: Task, inputs: InputSpool, reader: PromptReader, console: "Console") -> None:
+    """Show the first prompt whole, of two others what differs, and how long prompts are."""
+    prompts = [
+        reader.render(task.conversation(item.text, history=item.history, with_prompt=True))
+        for item, *_ in inputs.sample(COUNTED)
+    ]
+    wanted = min(SHOWN, len(prompts))
+    shown = [prompts[number * len(prompts) // wanted] for number in range(wanted)]
+    shared = shared_prefix_length(shown)
+    for number, prompt in enumerate(shown, start=1):
+        console.rule(f"prompt {number} of {wanted}")
+        text = (
+            prompt if number == 1 else f"[... {shared:,} characters as above ...]{prompt[shared:]}"
+        )
+        # Line by line: a prompt's own lines are to be seen as such.
+        safe = "\n".join(map(safe_for_terminal, text.split("\n")))
+        console.print(safe, markup=False, highlight=False, soft_wrap=True)
+    console.rule()
+    console.print(f"inputs      {inputs.count:,}", highlight=False)
+    if reader.count_tokens is not None:
+        tokens = [reader.count_tokens(prompt) for prompt in prompts]
+        console.print(
+            f"prompt      {sum(tokens) / len(tokens):,.0f} tokens a request on average, "
+            f"{max(tokens):,} at most (over {len(tokens):,} inputs)",
+            highlight=False,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,36 +100,26 @@ class Probe:
     """What labelling a few inputs showed.
 
     Attributes:
-        counts: of the completions of the probed inputs.
-        inputs: how many were probed.
-        seconds: the teacher worked for, its loading left out; None if the journal had them all.
+        counts: what the distinct ones of them cost.
+        seconds: the teacher worked for, its loading left out; None if the journal had some of them.
+        unfinished: distinct inputs of the whole file that the teacher is still to be asked for.
     """
 
     counts: Counts
-    inputs: int
     seconds: float | None
+    unfinished: int
 
 
-def spread(job: Job, total: int, wanted: int) -> list[Input]:
-    """At most ``wanted`` of the job's ``total`` inputs, evenly spaced, in order."""
-    wanted = min(wanted, total)
-    indexes = {number * total // wanted for number in range(wanted)} if wanted else set()
-    return [item for item in job.source.read() if item.index in indexes]
-
-
-def count_unfinished(job: Job, journal: Journal) -> int:
-    """How many distinct inputs still need the teacher; 16 bytes of memory and a little for each."""
-    keys, ballots = job.keys(job.teacher.identity(job.task)), job.ballots()
-    unfinished: set[bytes] = set()
-    for item in job.source.read():
-        key = keys.of(item)
-        if not isinstance(ballots.assess(journal.attempts(key)), Verdict):
-            unfinished.add(key)
-    return len(unfinished)
-
-
-def run_probe(job: Job, journal: Journal, inputs: Sequence[Input], teacher: OpenTeacher) -> Probe:
-    """Label ``inputs`` as the run itself would; what is paid for stays in the journal.
+def run_probe(
+    labeller: Labeller,
+    *,
+    inputs: InputSpool,
+    sample: Sequence[WorkItem],
+    outcomes: Outcomes,
+    progress: Progress,
+    open_teacher: OpenTeacher,
+) -> Probe:
+    """Label ``sample`` as the run itself would; what is paid for stays in the journal.
 
     Raises:
         EngineError: the teacher cannot be had.
@@ -74,48 +128,39 @@ def run_probe(job: Job, journal: Journal, inputs: Sequence[Input], teacher: Open
 
     @asynccontextmanager
     async def timed_teacher() -> AsyncIterator[Engine]:
-        async with teacher() as engine:
+        async with open_teacher() as engine:
             ready.append(time.perf_counter())
             yield engine
             ready.append(time.perf_counter())
 
-    keys = job.keys(job.teacher.identity(job.task))
-    progress = Progress(len(inputs))
-    labeller = Labeller(
-        task=job.task,
-        teacher=job.teacher,
-        ballots=job.ballots(),
-        keys=keys,
-        journal=journal,
-        progress=progress,
-    )
     with progress.shown():
-        run_until_stopped(labeller.label(inputs, timed_teacher))
+        run(labeller.label(sample, timed_teacher))
+    measured = bool(ready) and not progress.done_before
+    unfinished = sum(1 for _ in labeller.unfinished(inputs))
     counts = Counts()
-    for key in {keys.of(item) for item in inputs}:
+    for key in dict.fromkeys(item.key for item in sample):
         counts.inputs += 1
-        counts.add_attempts(journal.attempts(key))
-    seconds = ready[1] - ready[0] if ready and progress.labelled == counts.inputs else None
-    return Probe(counts=counts, inputs=counts.inputs, seconds=seconds)
+        counts.add_cost(outcomes.take(key)[0])
+    seconds = ready[1] - ready[0] if measured else None
+    return Probe(counts=counts, seconds=seconds, unfinished=unfinished)
 
 
-def estimate_lines(probe: Probe, unfinished: int, *, gpus: int, prices: Prices) -> list[str]:
+def estimate_lines(probe: Probe, *, gpus: int, prices: PriceConfig) -> list[str]:
     """What the rest of the run will take, one fact a line.
 
     Args:
         probe: of at least one input.
-        unfinished: distinct inputs that the run will ask the teacher for.
         gpus: that share one copy of the teacher; 0 for a server or a CPU.
         prices: where they are known.
     """
-    counts, scale = probe.counts, unfinished / probe.inputs
+    counts, scale = probe.counts, probe.unfinished / probe.counts.inputs
     input_tokens, output_tokens = counts.prompt_tokens * scale, counts.completion_tokens * scale
     lines = [
-        f"probe       {probe.inputs} inputs: {counts.requests / probe.inputs:.2f} requests an input"
-        f" (retries and votes included), {counts.completion_tokens / probe.inputs:,.0f} new tokens"
-        " an input; kept in the journal",
-        f"to label    {unfinished:,} distinct inputs: about {input_tokens:,.0f} prompt tokens and "
-        f"{output_tokens:,.0f} new ones",
+        f"probe       {counts.inputs} inputs: {counts.requests / counts.inputs:.2f} requests an "
+        "input (retries and votes included), "
+        f"{counts.completion_tokens / counts.inputs:,.0f} new tokens an input; kept in the journal",
+        f"to label    {probe.unfinished:,} distinct inputs: about {input_tokens:,.0f} prompt "
+        f"tokens and {output_tokens:,.0f} new ones",
     ]
     if probe.seconds is None:
         lines.append("time        not measured: some of the probe was in the journal already")
@@ -126,16 +171,16 @@ def estimate_lines(probe: Probe, unfinished: int, *, gpus: int, prices: Prices) 
             "run keeps more requests in flight and is faster"
         )
         if gpus:
-            lines.append(f"GPU-hours   at most {hours * gpus:,.2f}")
-            if prices.per_gpu_hour is not None:
-                lines.append(f"money       at most {hours * gpus * prices.per_gpu_hour:,.2f}")
-    if prices.per_gpu_hour is not None and not gpus:
+            lines.append(f"GPU hours   at most {hours * gpus:,.2f}")
+            if prices.price_per_gpu_hour is not None:
+                lines.append(f"cost        at most {hours * gpus * prices.price_per_gpu_hour:,.2f}")
+    if prices.price_per_gpu_hour is not None and not gpus:
         lines.append(
-            "money       not by the hour: the teacher runs on no GPU of this machine, so "
+            "cost        not by the hour: the teacher runs on no GPU of this machine, so "
             "--price_per_gpu_hour is not used"
         )
-    if prices.per_million_output_tokens is not None:
-        money = output_tokens * prices.per_million_output_tokens
-        money += input_tokens * (prices.per_million_input_tokens or 0.0)
-        lines.append(f"money       about {money / 1e6:,.2f} by the token")
+    if prices.price_per_million_output_tokens is not None:
+        cost = output_tokens * prices.price_per_million_output_tokens
+        cost += input_tokens * (prices.price_per_million_input_tokens or 0.0)
+        lines.append(f"cost        about {cost / 1e6:,.2f} by the token")
     return lines

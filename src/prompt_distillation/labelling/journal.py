@@ -6,26 +6,79 @@ line torn; the next run cuts that off. A line ``{"settings": ...}`` says under w
 completions after it were made.
 """
 
+import hashlib
 import logging
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from prompt_distillation.data.splits import KEY_BYTES
+from prompt_distillation.engines.base import Completion
 from prompt_distillation.errors import OutputWriteError
-from prompt_distillation.labelling.attempts import Attempt, attempt_of, row_of
-from prompt_distillation.labelling.keys import digest_of
 
 logger = logging.getLogger(__name__)
 
 # A record's place is one number: which journal in the high bits, the byte offset in the low ones.
 _OFFSET_BITS = 44
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One request and what came of it: either ``completion`` or ``error`` is set.
+
+    Attributes:
+        vote: which of an input's votes, from 0.
+        attempt: which of the vote's attempts, from 0.
+        temperature: it was drawn with.
+        max_tokens: it was allowed.
+        refused: whether the engine would not take the request, and never will.
+        repaired: whether the engine's text held half characters, which were replaced.
+    """
+
+    vote: int
+    attempt: int
+    temperature: float
+    max_tokens: int
+    completion: Completion | None = None
+    error: str | None = None
+    refused: bool = False
+    repaired: bool = False
+
+
+_COMPLETION = tuple(field.name for field in fields(Completion))
+_PLAIN = ("vote", "attempt", "temperature", "max_tokens", "error", "refused", "repaired")
+
+
+def _row_of(key: bytes, attempt: Attempt) -> dict[str, Any]:
+    """A record as the journal holds it; what is not set is left out."""
+    row: dict[str, Any] = {"key": key.hex()}
+    for names, source in ((_PLAIN, attempt), (_COMPLETION, attempt.completion)):
+        for name in names if source is not None else ():
+            value = getattr(source, name)
+            if value is not None and value is not False:
+                row[name] = value
+    return row
+
+
+def _attempt_of(row: Mapping[str, Any]) -> Attempt:
+    """The record that a journal's row holds."""
+    completion = None
+    if "error" not in row:
+        completion = Completion(**{name: row[name] for name in _COMPLETION if name in row})
+    return Attempt(completion=completion, **{name: row[name] for name in _PLAIN if name in row})
+
+
+def digest_of(identity: Mapping[str, object]) -> str:
+    """Hexadecimal SHA-256 of the settings that shape a completion."""
+    return hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class Journal:
@@ -34,7 +87,7 @@ class Journal:
     Memory: about 200 bytes a key. Use `open_journal`.
     """
 
-    def __init__(self, identity: dict[str, object]) -> None:
+    def __init__(self, identity: Mapping[str, object]) -> None:
         self._identity = identity
         self._digest = digest_of(identity)
         self._places: dict[bytes, tuple[int, ...]] = {}
@@ -45,7 +98,7 @@ class Journal:
         self._path = Path()
         self._size = 0
         self._told_settings = False
-        self.other_settings: Counter[str] = Counter()
+        self._other_settings: Counter[str] = Counter()
         self._identities: dict[str, dict[str, object]] = {}
 
     def __contains__(self, key: bytes) -> bool:
@@ -59,10 +112,6 @@ class Journal:
         """What is recorded of ``key``, in the order of recording."""
         return [self._read(place) for place in self._places.get(key, ())]
 
-    def places(self, key: bytes) -> tuple[int, ...]:
-        """Numbers, below ``len(journal)``, of the records of ``key``."""
-        return self._places.get(key, ())
-
     def append(self, key: bytes, attempt: Attempt) -> None:
         """Write one record through to the system.
 
@@ -74,7 +123,7 @@ class Journal:
             self._write({"settings": self._digest, "identity": self._identity, "time": now})
             self._told_settings = True
         offset = self._size
-        length = self._write(row_of(key, attempt))
+        length = self._write(_row_of(key, attempt))
         self._remember(key, len(self._readers) - 1, offset, length)
 
     def sync(self) -> None:
@@ -91,7 +140,7 @@ class Journal:
 
     def earlier_settings(self) -> list[tuple[dict[str, object], int]]:
         """Other settings the journals hold completions of: ``(identity, how many)``."""
-        return [(self._identities[digest], n) for digest, n in self.other_settings.items()]
+        return [(self._identities[digest], n) for digest, n in self._other_settings.items()]
 
     def load(self, path: Path, *, with_failures: bool) -> None:
         """Index a journal to read from; a torn last line is passed over."""
@@ -144,11 +193,11 @@ class Journal:
             if row is None:
                 bad += 1
                 settings = None  # the line may have told new ones; a key tells its own anyway
-            elif "settings" in row:
+            elif "key" not in row:
                 settings = str(row["settings"])
                 self._identities[settings] = row["identity"]
             elif settings is not None and settings != self._digest:
-                self.other_settings[settings] += 1
+                self._other_settings[settings] += 1
             elif with_failures or "error" not in row:
                 self._remember(bytes.fromhex(row["key"]), source, offset, len(line))
             offset += len(line)
@@ -166,9 +215,9 @@ class Journal:
         code, length = self._offsets[place], self._lengths[place]
         offset = code & ((1 << _OFFSET_BITS) - 1)
         line = os.pread(self._readers[code >> _OFFSET_BITS], length, offset)
-        return attempt_of(orjson.loads(line))
+        return _attempt_of(orjson.loads(line))
 
-    def _write(self, row: dict[str, Any]) -> int:
+    def _write(self, row: Mapping[str, Any]) -> int:
         """Append one line, whole or not at all; returns its length."""
         assert self._writer is not None, "this journal was opened for reading"
         line = orjson.dumps(row) + b"\n"
@@ -192,12 +241,12 @@ class Journal:
 
 @contextmanager
 def open_journal(
-    identity: dict[str, object], *, writable: Path | None, others: Sequence[Path]
+    identity: Mapping[str, object], *, writable: Path | None, others: Sequence[Path]
 ) -> Iterator[Journal]:
     """Open the journals of a dataset.
 
     Args:
-        identity: the settings whose completions are wanted (`Teacher.identity`).
+        identity: the settings whose completions are wanted.
         writable: the journal to append to; None to read only. Failed requests of earlier runs
             are then taken as they are; with a journal to write they are left out, to be made again.
         others: journals to read.
@@ -217,10 +266,57 @@ def open_journal(
         journal.close()
 
 
+def is_journal(path: Path) -> bool:
+    """Whether a file is a journal, damaged perhaps, and not somebody's file of the same name."""
+    with path.open("rb") as file:
+        for line in file:
+            if _parse(line) is not None or not line.strip(b"\0\n"):  # NULs: of a power cut
+                return True
+            if not line.endswith(b"\n"):  # killed while the first line was written
+                return b'{"settings":"'.startswith(line[:13])
+    return False
+
+
+_Kinds = dict[str, type | tuple[type, ...]]
+
+_FAILURE_KINDS: _Kinds = {
+    "vote": int,
+    "attempt": int,
+    "temperature": (int, float),
+    "max_tokens": int,
+}
+_COMPLETION_KINDS: _Kinds = _FAILURE_KINDS | {
+    "text": str,
+    "finish_reason": str,
+    "prompt_tokens": int,
+    "completion_tokens": int,
+    "seconds": (int, float),
+}
+_OPTIONAL_KINDS: _Kinds = {
+    "cached_tokens": int,
+    "first_token_seconds": (int, float),
+    "reasoning": str,
+    "error": str,
+    "refused": bool,
+    "repaired": bool,
+}
+
+
 def _parse(line: bytes) -> dict[str, Any] | None:
+    """A row of ours; None for a line that is damaged, or JSON of something else."""
     try:
         row = orjson.loads(line)
-    except orjson.JSONDecodeError:
+        if not isinstance(row, dict):
+            return None
+        if "key" not in row:
+            is_ours = isinstance(row.get("settings"), str) and isinstance(row.get("identity"), dict)
+            return row if is_ours else None
+        if len(bytes.fromhex(row["key"])) != KEY_BYTES:
+            return None
+    except (ValueError, TypeError):
         return None
-    is_ours = isinstance(row, dict) and ("key" in row or {"settings", "identity"} <= row.keys())
+    kinds = _FAILURE_KINDS if "error" in row else _COMPLETION_KINDS
+    is_ours = all(isinstance(row.get(name), kind) for name, kind in kinds.items()) and all(
+        isinstance(row[name], kind) for name, kind in _OPTIONAL_KINDS.items() if name in row
+    )
     return row if is_ours else None

@@ -16,6 +16,7 @@ from prompt_distillation.data.splits import Duplicates
 from prompt_distillation.errors import ConfigError
 
 DEFAULT_TEACHER = "Qwen/Qwen3-30B-A3B-Thinking-2507"
+DEFAULT_MAX_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,9 @@ class LabelConfig(Settings):
         "the dataset to write; its other files go beside it",
     )
     model: ModelConfig = block(ModelConfig, model_name=DEFAULT_TEACHER)
-    sampling: SamplingConfig = block(SamplingConfig, temperature=0.15, max_tokens=4096)
+    sampling: SamplingConfig = block(
+        SamplingConfig, temperature=0.15, max_tokens=DEFAULT_MAX_TOKENS
+    )
     votes: VoteConfig = block(VoteConfig)
     engine: EngineConfig = block(EngineConfig)
     inputs: InputConfig = block(InputConfig)
@@ -99,6 +102,11 @@ class LabelConfig(Settings):
     progress_seconds: float = option(
         10.0, "seconds between lines of progress, if the output is not a terminal", low=0.1
     )
+
+    @property
+    def max_tokens(self) -> int:
+        """Most new tokens of a first attempt."""
+        return self.sampling.max_tokens or DEFAULT_MAX_TOKENS
 
     def __post_init__(self) -> None:
         """Check settings that depend on each other."""

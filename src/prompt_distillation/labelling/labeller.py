@@ -1,29 +1,37 @@
-"""The work itself: keep the teacher busy until every input has its verdict in the journal."""
+"""The work itself: keep the teacher busy until every input has its verdict."""
 
 import asyncio
+import dataclasses
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 
-from prompt_distillation.data.inputs import Input
-from prompt_distillation.engines.base import (
+from prompt_distillation.data.text import encodable
+from prompt_distillation.engines import (
+    Completion,
     Engine,
     Request,
     RequestFailedError,
-    RequestRefusedError,
     Sampling,
+    alongside,
+    gather_or_cancel,
+    map_concurrently,
 )
-from prompt_distillation.labelling.attempts import Attempt
-from prompt_distillation.labelling.journal import Journal
-from prompt_distillation.labelling.keys import ContentKeys, Teacher, request_seed
+from prompt_distillation.engines.base import RequestRefusedError
+from prompt_distillation.labelling.dataset import Outcomes
+from prompt_distillation.labelling.input_spool import WorkItem
+from prompt_distillation.labelling.journal import Attempt, Journal
+from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.labelling.progress import Progress
-from prompt_distillation.labelling.votes import Ballots, Step, Verdict
-from prompt_distillation.tasks import ChatMessage, Task
+from prompt_distillation.labelling.votes import ReadAttempt, Step, Verdict, Votes
+from prompt_distillation.tasks import Task
 
 OpenTeacher = Callable[[], AbstractAsyncContextManager[Engine]]
 """Loads the teacher when it is called: not before there is work for it."""
 
-Work = tuple[Input, bytes]
+Unfinished = tuple[WorkItem, list[ReadAttempt]]
+"""An input without a verdict, and what the journal holds of it."""
 
 
 class Labeller:
@@ -31,10 +39,9 @@ class Labeller:
 
     Args:
         task: its prompt and the rule by which answers are read.
-        teacher: how completions are drawn.
-        ballots: what is still needed for an input.
-        keys: of the inputs.
-        journal: open for writing.
+        config: how completions are drawn, and how they become a label.
+        journal: open for writing, if the teacher is to be asked.
+        outcomes: gets every verdict.
         progress: told of every input that is done.
     """
 
@@ -42,70 +49,71 @@ class Labeller:
         self,
         *,
         task: Task,
-        teacher: Teacher,
-        ballots: Ballots,
-        keys: ContentKeys,
+        config: LabelConfig,
         journal: Journal,
+        outcomes: Outcomes,
         progress: Progress,
     ) -> None:
         self._task = task
-        self._teacher = teacher
-        self._ballots = ballots
-        self._keys = keys
+        self._config = config
+        self._votes = Votes(task, config)
         self._journal = journal
+        self._outcomes = outcomes
         self._progress = progress
         self._in_work: set[bytes] = set()
 
-    async def label(self, inputs: Iterable[Input], open_teacher: OpenTeacher) -> None:
+    async def label(self, inputs: Iterable[WorkItem], open_teacher: OpenTeacher) -> None:
         """Label ``inputs``, a stream of any length; the teacher is loaded if one needs it.
 
         Raises:
             EngineError: the teacher is gone. What it wrote until then is in the journal.
             OutputWriteError: the disk is full; likewise.
         """
-        work = self._unfinished(inputs)
+        work = self.unfinished(inputs)
         first = next(work, None)
         if first is None:
             return
         async with open_teacher() as engine:
-            await self._drain(engine, itertools.chain([first], work))
+            await self.ask_for(engine, itertools.chain([first], work))
 
-    async def label_with(self, engine: Engine, inputs: Iterable[Input]) -> None:
-        """As `label`, with a teacher that is loaded already."""
-        await self._drain(engine, self._unfinished(inputs))
+    def unfinished(self, inputs: Iterable[WorkItem]) -> Iterator[Unfinished]:
+        """The inputs without a verdict; of those with the same key, the first.
 
-    def _unfinished(self, inputs: Iterable[Input]) -> Iterator[Work]:
-        """The inputs that need the teacher; duplicates of one another only once."""
+        The verdicts of the others, which the journal has, are among the outcomes then.
+        """
         for item in inputs:
-            key = self._keys.of(item)
-            if key in self._in_work:
-                self._progress.skip()
+            if item.key in self._in_work or item.key in self._outcomes:
+                self._progress.count_duplicate()
                 continue
-            if key in self._journal:
-                verdict = self._ballots.assess(self._journal.attempts(key))
-                if isinstance(verdict, Verdict):
-                    self._progress.skip()
-                    continue
-            yield item, key
+            attempts = [self._votes.read(made) for made in self._journal.attempts(item.key)]
+            outcome = self._votes.assess(attempts)
+            if isinstance(outcome, Verdict):
+                self._outcomes.add(item.key, outcome, attempts)
+                self._progress.count_done_before()
+                continue
+            self._in_work.add(item.key)
+            yield item, attempts
 
-    async def _drain(self, engine: Engine, work: Iterator[Work]) -> None:
-        slots = asyncio.Semaphore(engine.concurrency)
+    async def ask_for(self, engine: Engine, work: Iterable[Unfinished]) -> None:
+        """Ask ``engine`` until all of ``work`` has its verdict."""
+        slots = asyncio.Semaphore(engine.concurrency)  # shared by all inputs and their votes
+
+        async def label_one(unfinished: Unfinished) -> Verdict:
+            item, attempts = unfinished
+            while not isinstance(outcome := self._votes.assess(attempts), Verdict):
+                attempts += await gather_or_cancel(
+                    [self._ask(engine, slots, item, step) for step in outcome]
+                )
+            self._outcomes.add(item.key, outcome, attempts)
+            self._in_work.discard(item.key)
+            return outcome
+
         self._progress.start()
-
-        async def serve() -> None:
-            for item, key in work:
-                self._in_work.add(key)
-                verdict = await self._label_one(engine, slots, item, key)
-                self._in_work.discard(key)
-                self._progress.count(verdict)
-
+        verdicts = map_concurrently(label_one, work, limit=engine.concurrency)
         try:
-            async with asyncio.TaskGroup() as group:
-                reporter = group.create_task(self._report())
-                await asyncio.wait([group.create_task(serve()) for _ in range(engine.concurrency)])
-                reporter.cancel()
-        except ExceptionGroup as errors:
-            raise _first_of(errors) from None
+            async with aclosing(verdicts), alongside(self._report()):
+                async for verdict in verdicts:
+                    self._progress.count(verdict)
         finally:
             self._progress.show()
 
@@ -116,47 +124,20 @@ class Labeller:
             await asyncio.to_thread(self._journal.sync)
             self._progress.show()
 
-    async def _label_one(
-        self, engine: Engine, slots: asyncio.Semaphore, item: Input, key: bytes
-    ) -> Verdict:
-        messages = self._task.conversation(item.text, history=item.history, with_prompt=True)
-        attempts = self._journal.attempts(key) if key in self._journal else []
-        while True:
-            outcome = self._ballots.assess(attempts)
-            if isinstance(outcome, Verdict):
-                return outcome
-            asked = [
-                self._ask(engine, slots, key, self._request(messages, key, step), step)
-                for step in outcome
-            ]
-            if len(asked) == 1:
-                attempts.append(await asked[0])
-                continue
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one) for one in asked]
-            attempts += [task.result() for task in tasks]
-
-    def _request(self, messages: tuple[ChatMessage, ...], key: bytes, step: Step) -> Request:
-        sampling = Sampling(
-            temperature=step.temperature,
-            top_p=self._teacher.top_p,
-            max_tokens=step.max_tokens,
-            max_thinking_tokens=self._teacher.max_thinking_tokens,
-            seed=request_seed(self._teacher.seed, key, vote=step.vote, attempt=step.attempt),
-        )
-        return Request(messages=messages, sampling=sampling)
-
     async def _ask(
-        self, engine: Engine, slots: asyncio.Semaphore, key: bytes, request: Request, step: Step
-    ) -> Attempt:
+        self, engine: Engine, slots: asyncio.Semaphore, item: WorkItem, step: Step
+    ) -> ReadAttempt:
         """One completion, in the journal before it is returned."""
-        completion, error, refused = None, None, False
+        completion, error, refused, repaired = None, None, False, False
+        request = self._request(item, step)
         async with slots:
             try:
-                completion = await engine.complete(request)
+                completion, repaired = _repair(await engine.complete(request))
             except RequestFailedError as failure:
-                error, refused = str(failure), isinstance(failure, RequestRefusedError)
-        attempt = Attempt(
+                error, _ = encodable(str(failure))
+                refused = isinstance(failure, RequestRefusedError)
+                self._progress.count_failure(error)
+        made = Attempt(
             vote=step.vote,
             attempt=step.attempt,
             temperature=step.temperature,
@@ -164,13 +145,38 @@ class Labeller:
             completion=completion,
             error=error,
             refused=refused,
+            repaired=repaired,
         )
-        self._journal.append(key, attempt)
-        return attempt
+        self._journal.append(item.key, made)
+        return self._votes.read(made)
+
+    def _request(self, item: WorkItem, step: Step) -> Request:
+        sampling = self._config.sampling
+        return Request(
+            messages=self._task.conversation(
+                item.input.text, history=item.input.history, with_prompt=True
+            ),
+            sampling=Sampling(
+                temperature=step.temperature,
+                top_p=sampling.top_p,
+                max_tokens=step.max_tokens,
+                max_thinking_tokens=sampling.max_thinking_tokens,
+                seed=request_seed(sampling.seed, item.key, vote=step.vote, attempt=step.attempt),
+            ),
+            prefill=sampling.prefill or "",
+        )
 
 
-def _first_of(errors: BaseException) -> BaseException:
-    """The first of what went wrong at once, which is nearly always the cause of the rest."""
-    while isinstance(errors, BaseExceptionGroup):
-        errors = errors.exceptions[0]
-    return errors
+def _repair(completion: Completion) -> tuple[Completion, bool]:
+    """A completion that can be written: a server's JSON may hold half characters."""
+    text, text_changed = encodable(completion.text)
+    reasoning, reasoning_changed = encodable(completion.reasoning or "")
+    if not text_changed and not reasoning_changed:
+        return completion, False
+    return dataclasses.replace(completion, text=text, reasoning=reasoning or None), True
+
+
+def request_seed(seed: int, key: bytes, *, vote: int, attempt: int) -> int:
+    """The seed of one request, in [0, 2**31): by its content, so that its place does not matter."""
+    digest = hashlib.sha256(b"%d:%b:%d:%d" % (seed, key, vote, attempt)).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

@@ -5,10 +5,12 @@ one would have asked for next.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from prompt_distillation.labelling.attempts import Attempt
+from prompt_distillation.labelling.journal import Attempt
+from prompt_distillation.labelling.label_config import LabelConfig, VoteConfig
 from prompt_distillation.tasks import Answer, RejectReason, Task
 
 TEMPERATURE_STEP = 0.25
@@ -21,21 +23,11 @@ HIGHEST_TEMPERATURE = 1.0
 _ROUNDING = 1e-9
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Policy:
-    """How completions become a label.
+class ReadAttempt(NamedTuple):
+    """An attempt, and what was read out of it."""
 
-    Attributes:
-        thinking: whether the teacher reasons first, so that a text without ``</think>`` is none.
-        max_retries: attempts of one vote after its first, while no answer can be read.
-        num_votes: completions an input may get; odd numbers avoid ties.
-        min_agreement: share of the votes cast that the label needs, in [0, 1].
-    """
-
-    thinking: bool = True
-    max_retries: int = 3
-    num_votes: int = 1
-    min_agreement: float = 0.0
+    attempt: Attempt
+    answer: Answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +52,6 @@ class Verdict:
         agreement: share of the votes drawn that went to the leading answer; 0 without one.
         reasoning: of the first vote for the answer.
         decisive: the attempt that gave the answer, or the last failed one.
-        answers: (vote, attempt) -> what was read out of it, of the votes drawn.
     """
 
     answer: str | None
@@ -70,55 +61,61 @@ class Verdict:
     agreement: float
     reasoning: str | None
     decisive: Attempt
-    answers: Mapping[tuple[int, int], Answer]
 
 
 @dataclass(slots=True)
 class _Vote:
-    """The attempts of one vote, in order, and what was read out of each."""
+    """The attempts of one vote, in order."""
 
-    attempts: list[Attempt] = field(default_factory=list)
-    answers: list[Answer] = field(default_factory=list)
+    attempts: list[ReadAttempt] = field(default_factory=list)
 
     @property
-    def answer(self) -> Answer:
-        """What the vote came to: its last attempt's answer.
+    def result(self) -> ReadAttempt:
+        """What the vote came to: its last attempt.
 
         A retry may ask for more tokens than a server has room for: then the attempt before it
         tells why there is no answer.
         """
-        refused_retry = self.attempts[-1].refused and len(self.attempts) > 1
-        return self.answers[-2 if refused_retry else -1]
+        refused_retry = self.attempts[-1].attempt.refused and len(self.attempts) > 1
+        return self.attempts[-2 if refused_retry else -1]
 
-    def is_closed(self, policy: Policy) -> bool:
+    def is_closed(self, config: VoteConfig) -> bool:
         if not self.attempts:
             return False
-        failed_request = self.attempts[-1].completion is None
-        return (
-            failed_request
-            or self.answer.text is not None
-            or (len(self.attempts) > policy.max_retries)
-        )
+        attempt, answer = self.attempts[-1]
+        failed_request = attempt.completion is None
+        return failed_request or answer.text is not None or len(self.attempts) > config.max_retries
 
 
-class Ballots:
-    """Reads completions of one task under one policy.
+class Votes:
+    """Reads the completions of one task, and decides what they come to.
 
     Args:
         task: how an answer is read.
-        policy: how answers become a label.
-        temperature: of a first attempt.
-        max_tokens: of a first attempt; each answer cut by length doubles it for the next.
+        config: how answers become a label, and how a first attempt is drawn.
     """
 
-    def __init__(self, task: Task, policy: Policy, *, temperature: float, max_tokens: int) -> None:
+    def __init__(self, task: Task, config: LabelConfig) -> None:
         self._task = task
-        self._policy = policy
-        self._temperature = temperature
-        self._max_tokens = max_tokens
+        self._config = config.votes
+        self._temperature = config.sampling.temperature
+        self._max_tokens = config.max_tokens
         self._first_steps = self._steps(0, self._votes_to_decide(Counter(), 0), {})
 
-    def assess(self, attempts: Sequence[Attempt]) -> Verdict | list[Step]:
+    def read(self, attempt: Attempt) -> ReadAttempt:
+        """Read the answer of one attempt."""
+        completion = attempt.completion
+        if completion is None:
+            return ReadAttempt(attempt, Answer(reject_reason=RejectReason.ENGINE_ERROR))
+        answer = self._task.parse(
+            completion.text,
+            finish_reason=completion.finish_reason,
+            thinking=self._config.thinking,
+            reasoning=completion.reasoning,
+        )
+        return ReadAttempt(attempt, answer)
+
+    def assess(self, attempts: Sequence[ReadAttempt]) -> Verdict | list[Step]:
         """The verdict on an input's ``attempts``, or the steps that are needed first.
 
         Votes count in their order, and those after the first ones that decide do not count, so
@@ -126,70 +123,47 @@ class Ballots:
         """
         if not attempts:
             return self._first_steps
-        if len(attempts) == 1 and self._policy.num_votes == 1:
-            verdict = self._at_once(attempts[0])
-            if verdict is not None:
-                return verdict
+        if len(attempts) == self._config.num_votes == 1:
+            attempt, answer = attempts[0]
+            if answer.text is not None and attempt.vote == attempt.attempt == 0:
+                # Nearly every input: the long way below comes to the same, more slowly.
+                return Verdict(
+                    answer=answer.text,
+                    reject_reason=None,
+                    votes={answer.text: 1},
+                    cast=1,
+                    agreement=1.0,
+                    reasoning=answer.reasoning,
+                    decisive=attempt,
+                )
         votes = self._votes_of(attempts)
         counts: Counter[str] = Counter()
         drawn: list[_Vote] = []
-        for number in range(self._policy.num_votes):
+        for number in range(self._config.num_votes):
             vote = votes.get(number)
-            if vote is None or not vote.is_closed(self._policy):
+            if vote is None or not vote.is_closed(self._config):
                 break
             drawn.append(vote)
-            if vote.answer.text is not None:
-                counts[vote.answer.text] += 1
+            if vote.result.answer.text is not None:
+                counts[vote.result.answer.text] += 1
             if self._votes_to_decide(counts, len(drawn)) == 0:
                 return self._verdict(drawn, counts)
         end = len(drawn) + self._votes_to_decide(counts, len(drawn))
         return self._steps(len(drawn), end, votes)
 
-    def _at_once(self, attempt: Attempt) -> Verdict | None:
-        """The verdict where the only vote has its answer: nearly every input, so it must be quick.
-
-        None where it takes more than that; then the long way decides.
-        """
-        answer = self.read(attempt)
-        if answer.text is None or (attempt.vote, attempt.attempt) != (0, 0):
-            return None
-        return Verdict(
-            answer=answer.text,
-            reject_reason=None,
-            votes={answer.text: 1},
-            cast=1,
-            agreement=1.0,
-            reasoning=answer.reasoning,
-            decisive=attempt,
-            answers={(0, 0): answer},
-        )
-
-    def read(self, attempt: Attempt) -> Answer:
-        """The answer of one attempt."""
-        completion = attempt.completion
-        if completion is None:
-            return Answer(reject_reason=RejectReason.ENGINE_ERROR)
-        return self._task.parse(
-            completion.text,
-            finish_reason=completion.finish_reason,
-            thinking=self._policy.thinking,
-            reasoning=completion.reasoning,
-        )
-
-    def _votes_of(self, attempts: Iterable[Attempt]) -> dict[int, _Vote]:
+    def _votes_of(self, attempts: Sequence[ReadAttempt]) -> dict[int, _Vote]:
         """Votes by number. Of one attempt recorded twice, the first completion counts."""
-        found: dict[tuple[int, int], Attempt] = {}
-        for attempt in attempts:
-            place = (attempt.vote, attempt.attempt)
-            if place not in found or found[place].completion is None:
-                found[place] = attempt
+        found: dict[tuple[int, int], ReadAttempt] = {}
+        for read in attempts:
+            place = (read.attempt.vote, read.attempt.attempt)
+            if place not in found or found[place].attempt.completion is None:
+                found[place] = read
         votes: dict[int, _Vote] = {}
-        for (number, index), attempt in sorted(found.items()):
+        for (number, index), read in sorted(found.items()):
             vote = votes.setdefault(number, _Vote())
             # An answer ends a vote; attempts after a gap cannot be placed.
-            if not vote.is_closed(self._policy) and index == len(vote.attempts):
-                vote.attempts.append(attempt)
-                vote.answers.append(self.read(attempt))
+            if not vote.is_closed(self._config) and index == len(vote.attempts):
+                vote.attempts.append(read)
         return votes
 
     def _votes_to_decide(self, counts: Counter[str], cast: int) -> int:
@@ -198,11 +172,11 @@ class Ballots:
         It is settled when no vote still to come can change the label, or bring any up to the
         agreement that is wanted.
         """
-        left = self._policy.num_votes - cast
+        left = self._config.num_votes - cast
         if left == 0:
             return 0
         (_, first), (_, second) = (*counts.most_common(2), ("", 0), ("", 0))[:2]
-        wanted = self._policy.min_agreement * self._policy.num_votes - _ROUNDING
+        wanted = self._config.min_agreement * self._config.num_votes - _ROUNDING
         for more in range(left):
             won = first + more > second + left - more and first + more >= wanted
             lost = first + left - more < wanted
@@ -214,13 +188,11 @@ class Ballots:
         steps = []
         for number in range(start, end):
             vote = votes.get(number, _Vote())
-            if vote.is_closed(self._policy):
+            if vote.is_closed(self._config):
                 continue
             retries = len(vote.attempts)
-            cuts = sum(
-                attempt.completion is not None and attempt.completion.finish_reason == "length"
-                for attempt in vote.attempts
-            )
+            completions = (read.attempt.completion for read in vote.attempts)
+            cuts = sum(made is not None and made.finish_reason == "length" for made in completions)
             highest = max(HIGHEST_TEMPERATURE, self._temperature)
             steps.append(
                 Step(
@@ -239,22 +211,17 @@ class Ballots:
         if ranked:
             answer, leading = ranked[0]
             agreement = leading / len(drawn)
-            chosen = next(vote for vote in drawn if vote.answer.text == answer)
-            if agreement < self._policy.min_agreement - _ROUNDING:
+            chosen = next(vote for vote in drawn if vote.result.answer.text == answer)
+            if agreement < self._config.min_agreement - _ROUNDING:
                 answer, reason = None, RejectReason.LOW_AGREEMENT
         else:
-            reason = drawn[0].answer.reject_reason
+            reason = drawn[0].result.answer.reject_reason
         return Verdict(
             answer=answer,
             reject_reason=reason,
             votes=dict(ranked),
             cast=len(drawn),
             agreement=agreement,
-            reasoning=chosen.answer.reasoning,
-            decisive=chosen.attempts[-1],
-            answers={
-                (attempt.vote, attempt.attempt): answer
-                for vote in drawn
-                for attempt, answer in zip(vote.attempts, vote.answers, strict=True)
-            },
+            reasoning=chosen.result.answer.reasoning,
+            decisive=chosen.attempts[-1].attempt,
         )

@@ -1,24 +1,32 @@
 import json
 from pathlib import Path
 
-from prompt_distillation.labelling.disputes import Doubt, find_disputes
+import pytest
+
+from prompt_distillation.errors import InputError
+from prompt_distillation.labelling.disagreements import DisagreementKind, find_disagreements
 
 
 def record(text: str, answer: str | None, **fields) -> dict:
     return {
-        "text": text, "answer": answer, "teacher_answer": answer, "gold": None,
-        "votes": {answer: 1} if answer else {}, "reject_reason": None,
+        "index": 0, "text": text, "history": [], "group": text, "gold": None, "held_out": False,
+        "answer": answer, "teacher_answer": answer, "reject_reason": None, "reasoning": None,
+        "votes": {answer: 1} if answer else {}, "finish_reason": "stop", "prompt_tokens": 9,
+        "completion_tokens": 2, "seconds": 0.1,
     } | fields  # fmt: skip
 
 
-def disputes(folder: Path, *records: dict, doubts=tuple(Doubt)) -> list[tuple[str, str, str]]:
+def disagreements(folder: Path, *records: dict) -> list[tuple[str, str, str]]:
     path = folder / "out.records.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in records))
-    return [(d.record["text"], d.doubt.value, d.evidence) for d in find_disputes(path, doubts)]
+    return [
+        (found.record["text"], found.kind.value, found.evidence)
+        for found in find_disagreements(path, DisagreementKind)
+    ]
 
 
-def test_each_kind_of_doubt_is_found_and_the_rest_is_not(tmp_path):
-    found = disputes(
+def test_each_kind_is_found_and_the_rest_is_not(tmp_path):
+    found = disagreements(
         tmp_path,
         record("Guten Morgen", "de"),
         record("hello", "fr", votes={"fr": 2, "en": 1}),
@@ -46,14 +54,20 @@ def test_each_kind_of_doubt_is_found_and_the_rest_is_not(tmp_path):
 
 def test_an_input_and_its_duplicates_are_shown_once(tmp_path):
     split = record("Hello", "fr", votes={"fr": 2, "en": 1}, gold="en")
-    assert len(disputes(tmp_path, split, split | {"text": "hello "})) == 1
+    assert len(disagreements(tmp_path, split, split | {"text": "hello "})) == 1
 
 
 def test_the_same_words_after_another_turn_are_another_input(tmp_path):
     turns = [[{"role": "user", "content": text}] for text in ("Sure?", "Hungry?")]
     rejected = [record("yes", None, reject_reason="no_label", history=turn) for turn in turns]
-    assert len(disputes(tmp_path, *rejected)) == 2
+    assert len(disagreements(tmp_path, *rejected)) == 2
 
 
 def test_one_record_has_no_neighbours(tmp_path):
-    assert disputes(tmp_path, record("Hello", "fr")) == []
+    assert disagreements(tmp_path, record("Hello", "fr")) == []
+
+
+@pytest.mark.parametrize("damage", [{"votes": None}, {"history": ["hello"]}, {"text": 5}])
+def test_a_row_that_is_not_a_record_is_named(tmp_path, damage):
+    with pytest.raises(InputError, match=r"records\.jsonl, line 2: not a labelling record"):
+        disagreements(tmp_path, record("Hello", "fr"), record("Hi", "fr") | damage)
