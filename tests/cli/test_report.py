@@ -70,7 +70,7 @@ def test_from_predictions_to_a_page(tmp_path: Path) -> None:
     other = run("scripts/report.py", *arguments, "--model_card", "--overwrite")
 
     assert other.returncode == 2
-    assert "would write the metrics of none into the card of" in other.stderr
+    assert "would write the results of none into the card of" in other.stderr
     assert (tmp_path / "README.md").read_text() == card
 
 

@@ -1,6 +1,8 @@
 """The page in a real browser: it opens fast, filters, and obeys no input."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,3 +126,24 @@ def test_nothing_runs_off_the_side(opened, width: int) -> None:
     )
 
     assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_the_screenshot_script_takes_a_picture(page: Path, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    script = Path(__file__).parents[2] / "scripts" / "screenshot_report.py"
+    picture = tmp_path / "assets" / "report.png"
+
+    done = subprocess.run(
+        [sys.executable, script, "--page", page, "--output_file", picture, "--height", "700"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert imread(picture).shape[:2] == (700, 1400)
+    missing = subprocess.run(
+        [sys.executable, script, "--page", tmp_path / "none.html"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert missing.returncode == 2
+    assert "no such file" in missing.stderr

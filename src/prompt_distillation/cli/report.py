@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int | None:
 
 
 def _check_outputs(config: ReportConfig) -> None:
-    """Refuse to replace anything but an older report, before hours of results are read."""
+    """Refuse to replace anything but an older report, before results are read."""
     from prompt_distillation.report.evaluation_plots import PICTURES, is_own_picture
     from prompt_distillation.report.page import is_own_page
 
@@ -144,16 +144,19 @@ def _main_title(results: "dict[str, Result]", comparison: "Comparison | None") -
 
 
 def _check_card(config: ReportConfig, result: "Result") -> None:
-    """Keep the metrics of one model out of the card of another.
+    """Keep the results of one model out of the card of another, before anything is written.
 
-    By the folders' names: a model may have moved since. Whose predictions a file of predictions
-    holds, nobody knows.
+    The folders' names are compared, because a model may have moved since. Whose predictions a file
+    of predictions holds is unknown.
     """
+    from prompt_distillation.data.model_card import require_model
+
+    require_model(config.model_path)
     if result.config.get("predictions_file"):
         return
     if Path(result.model_path).resolve().name != config.model_path.resolve().name:
         raise ConfigError(
-            f"--model_card would write the metrics of {result.model_path} into the card of "
+            f"--model_card would write the results of {result.model_path} into the card of "
             f"{config.model_path}; pass the folder of the model that was measured as --model_path"
         )
 

@@ -118,11 +118,7 @@ def update_model_card(folder: Path, result: Result) -> Path:
     from huggingface_hub import ModelCard
 
     path = folder / CARD_FILE
-    if not any((folder / name).is_file() for name in MODEL_FILES):
-        raise ModelError(
-            f"no model at {folder} (neither {' nor '.join(MODEL_FILES)}), so there is no card to "
-            "update"
-        )
+    require_model(folder)
     metrics = eval_results(result)
     if not metrics:
         raise ModelError(
@@ -141,6 +137,15 @@ def update_model_card(folder: Path, result: Result) -> Path:
     with atomic_writer(path) as file:
         file.write(str(card))
     return path
+
+
+def require_model(folder: Path) -> None:
+    """Raise `ModelError` if ``folder`` holds no model, whose card a README.md would be."""
+    if not any((folder / name).is_file() for name in MODEL_FILES):
+        raise ModelError(
+            f"no model at {folder} (neither {' nor '.join(MODEL_FILES)}), so there is no card to "
+            "update"
+        )
 
 
 def eval_results(result: Result) -> "list[EvalResult]":
