@@ -27,7 +27,7 @@ from typing import Any
 HEAVY = (
     "accelerate", "datasets", "jinja2", "matplotlib.pyplot", "openai", "orjson", "peft", "pyarrow",
     "pyarrow.parquet", "rich.console", "rich.logging", "rich.progress", "safetensors.torch",
-    "scipy.stats", "sklearn.metrics", "tenacity", "tokenizers", "torch", "transformers",
+    "scipy.stats", "sklearn.metrics", "tokenizers", "torch", "transformers",
     "transformers.trainer", "transformers.models.qwen3_moe.modeling_qwen3_moe", "trl",
     "trl.trainer.sft_trainer", "yaml",
 )  # fmt: skip

@@ -14,8 +14,9 @@ logger = logging.getLogger(__name__)
 
 FAULTS = ("busy", "error", "timeout", "cut", "half", "garbage", "empty")
 
-# Takes the request's path and body; gives status and body.
-Answer = Callable[[str, bytes], Awaitable[tuple[int, bytes]]]
+# Takes the request's path and body; gives status and body, which may be a stream of events.
+Body = bytes | AsyncIterator[bytes]
+Answer = Callable[[str, bytes], Awaitable[tuple[int, Body]]]
 
 
 @dataclass
@@ -78,12 +79,16 @@ class FaultyProxy:
             raise ConnectionResetError
         else:
             status, answer = await self.answer(path, body)
+        if not isinstance(answer, bytes):
+            await self._stream(status, answer, fault, writer)
+            return
         if fault == "garbage":
             answer = b'{"choices": [{"mess'
         elif fault == "empty":
             answer = json.dumps(json.loads(answer) | {"choices": []}).encode()
+        kind = "text/html" if answer.startswith(b"<html") else "application/json"
         head = (
-            f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n"
+            f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n"
             f"Content-Length: {len(answer)}\r\n" + (f"{extra}\r\n" if extra else "") + "\r\n"
         )
         if fault == "half":
@@ -91,6 +96,28 @@ class FaultyProxy:
             await writer.drain()
             raise ConnectionResetError
         writer.write(head.encode() + answer)
+        await writer.drain()
+
+    async def _stream(
+        self,
+        status: int,
+        events: AsyncIterator[bytes],
+        fault: str | None,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """Send events as they come, each as a chunk; a fault strikes in the middle."""
+        writer.write(
+            f"HTTP/1.1 {status} X\r\nContent-Type: text/event-stream\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        async for event in events:
+            if fault in ("garbage", "empty", "half"):
+                event = event[: len(event) // 2] + b"\n\n"
+            writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+            await writer.drain()
+            if fault == "half":
+                raise ConnectionResetError
+        writer.write(b"0\r\n\r\n")
         await writer.drain()
 
 
@@ -128,8 +155,34 @@ def chat_completion(content: str | None, **message: object) -> bytes:
     ).encode()
 
 
-def echo() -> Answer:
-    """Answers with the user's text and how many answers there were before."""
+async def events(*pieces: dict[str, object] | str, pause: float = 0.0) -> AsyncIterator[bytes]:
+    """A stream of server-sent events, as `chat_completion` would send it piece by piece."""
+    for number, piece in enumerate(pieces):
+        if number:
+            await asyncio.sleep(pause)
+        yield f"data: {piece if isinstance(piece, str) else json.dumps(piece)}\n\n".encode()
+
+
+def piece(
+    content: object, *, finish_reason: str | None = None, **delta: object
+) -> dict[str, object]:
+    """A piece of a streamed completion."""
+    choice = {"index": 0, "delta": {"content": content, **delta}, "finish_reason": finish_reason}
+    return {"choices": [choice]}
+
+
+USAGE: dict[str, object] = {
+    "choices": [],
+    "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+}
+
+
+def echo(*, whole: bool = False) -> Answer:
+    """Answers with the user's text and how many answers there were before.
+
+    Args:
+        whole: never as a stream, whatever was asked for.
+    """
     numbers = itertools.count()
 
     async def answer(path: str, body: bytes) -> tuple[int, bytes]:
@@ -137,6 +190,11 @@ def echo() -> Answer:
             return 200, b'{"object": "list", "data": [{"id": "m", "object": "model"}]}'
         await asyncio.sleep(0.002)
         text = json.loads(body)["messages"][-1]["content"]
-        return 200, chat_completion(f"{text} #{next(numbers)}")
+        answer = f"{text} #{next(numbers)}"
+        if json.loads(body).get("stream") and not whole:
+            half = len(answer) // 2
+            ends = piece(answer[half:], finish_reason="stop")
+            return 200, events(piece(answer[:half]), ends, USAGE, "[DONE]")
+        return 200, chat_completion(answer)
 
     return answer

@@ -7,7 +7,15 @@ from email.utils import format_datetime
 
 import pytest
 from engines.asking import ask
-from engines.faulty_proxy import FAULTS, chat_completion, echo, faulty_proxy
+from engines.faulty_proxy import (
+    FAULTS,
+    USAGE,
+    chat_completion,
+    echo,
+    events,
+    faulty_proxy,
+    piece,
+)
 from openai import AsyncOpenAI
 
 from prompt_distillation.engines import (
@@ -15,10 +23,12 @@ from prompt_distillation.engines import (
     EngineOptions,
     RequestFailedError,
     open_engine,
+    server,
     stream,
 )
 from prompt_distillation.engines.base import RequestRefusedError
-from prompt_distillation.engines.server import Backoff, ServerEngine, retry_after_seconds
+from prompt_distillation.engines.server import Backoff, ServerEngine
+from prompt_distillation.engines.server_answers import retry_after_seconds
 from prompt_distillation.errors import EngineError
 
 FAST = Backoff(attempts=10, first_seconds=0.02, longest_seconds=0.5)
@@ -50,9 +60,10 @@ async def complete_one(answer, **options) -> Completion:
             await engine.aclose()
 
 
-async def test_every_request_ends_once_through_faults() -> None:
+@pytest.mark.parametrize("whole", [False, True])
+async def test_every_request_ends_once_through_faults(whole: bool) -> None:
     count = 150
-    async with faulty_proxy(echo(), share=0.3, seed=1) as proxy:
+    async with faulty_proxy(echo(whole=whole), share=0.3, seed=1) as proxy:
         engine = engine_at(proxy.url, request_timeout_seconds=3.0)
         ended: Counter[int] = Counter()
         failed = []
@@ -83,6 +94,203 @@ async def test_a_request_that_always_fails_ends_with_its_reason() -> None:
     ]:
         with pytest.raises(RequestFailedError, match=f"gave up after 3 attempts: .*{reason}"):
             await complete_one(fixed(200, body))
+
+
+def streamed(*pieces, pause: float = 0.0):
+    async def answer(path: str, _: bytes):
+        if path.endswith("/models"):
+            return 404, b"{}"
+        return 200, events(*pieces, pause=pause)
+
+    return answer
+
+
+async def test_a_stream_is_put_together() -> None:
+    result = await complete_one(
+        streamed(
+            piece("", role="assistant"), piece(None, reasoning="Latin "),
+            piece(None, reasoning="script."), piece("e"), piece("n", finish_reason="stop"),
+            USAGE, "[DONE]", pause=0.01,
+        )
+    )  # fmt: skip
+    assert (result.text, result.reasoning, result.finish_reason) == ("en", "Latin script.", "stop")
+    assert (result.prompt_tokens, result.completion_tokens) == (7, 3)
+    assert result.first_token_seconds is not None
+    assert 0.01 < result.first_token_seconds < result.seconds
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reason"),
+    [
+        ([piece("e")], "the stream ended in the middle of the answer"),
+        ([USAGE, "[DONE]"], "no choices"),
+        ([piece("e"), '{"choices": [{"del'], "not JSON"),
+        ([piece("e"), {"error": {"message": "out of memory"}}], "the server reports out of memory"),
+    ],
+)
+async def test_a_stream_that_is_not_complete_is_asked_for_again(pieces, reason: str) -> None:
+    with pytest.raises(RequestFailedError, match=f"gave up after 3 attempts: .*{reason}"):
+        await complete_one(streamed(*pieces))
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [([], "no first token within 0.5 s"), ([piece("e")], "nothing for 0.2 s in the middle")],
+)
+async def test_a_server_that_falls_silent_holds_a_request_only_so_long(before, reason) -> None:
+    async def silent(path: str, _: bytes):
+        async def stall():
+            async for event in events(*before):
+                yield event
+            await asyncio.sleep(60)
+
+        return 200, stall()
+
+    with pytest.raises(RequestFailedError, match=f"gave up after 3 attempts: {reason}"):
+        await complete_one(silent, request_timeout_seconds=2.0)
+
+
+async def test_signs_of_life_and_slow_tokens_are_waited_for() -> None:
+    async def slow(path: str, _: bytes):
+        async def answer():
+            for _ in range(4):
+                yield b": still in the queue\n\n"
+                await asyncio.sleep(0.3)
+            async for event in events(*[piece("e")] * 8, pause=0.1):
+                yield event
+            async for event in events(piece("", finish_reason="stop"), "[DONE]"):
+                yield event
+
+        return 200, answer()
+
+    result = await complete_one(slow, request_timeout_seconds=3.0)
+    assert result.text == "e" * 8
+
+
+async def test_a_server_that_does_not_stream_is_asked_without() -> None:
+    asked = []
+
+    async def answer(path: str, body: bytes) -> tuple[int, bytes]:
+        asked.append("stream" in json.loads(body))
+        if asked[-1]:
+            return 400, b'{"error": {"message": "Streaming is not supported"}}'
+        return 200, chat_completion("fine")
+
+    async with faulty_proxy(answer) as proxy:
+        engine = engine_at(proxy.url)
+        assert (await engine.complete(ask("hello"))).text == "fine"
+        assert (await engine.complete(ask("hello"))).text == "fine"
+        await engine.aclose()
+    assert asked == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "finish_reason", "note"),
+    [
+        ([piece("en", finish_reason="stop"), "[DONE]"], "stop", "how many tokens"),
+        ([piece("en"), USAGE, "[DONE]"], "stop", "why an answer ended"),
+        ([piece("en"), USAGE | {"usage": {"prompt_tokens": 7, "completion_tokens": 12}}, "[DONE]"],
+         "length", "why an answer ended"),
+    ],
+)  # fmt: skip
+async def test_what_a_server_does_not_tell_is_named(
+    pieces, finish_reason: str, note: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = await complete_one(streamed(*pieces))
+    assert (result.text, result.finish_reason) == ("en", finish_reason)
+    assert note in caplog.text
+
+
+async def test_a_content_in_parts_is_joined() -> None:
+    parts = [{"type": "text", "text": "e"}, {"type": "text", "text": "n"}]
+    body = json.dumps(parts).encode()
+    result = await complete_one(fixed(200, chat_completion("@").replace(b'"@"', body)))
+    assert result.text == "en"
+
+
+async def test_half_a_character_becomes_one_that_can_be_written() -> None:
+    for answer in (fixed(200, chat_completion("e\ud800n")), streamed(
+        piece("e\ud800n", finish_reason="stop"), USAGE, "[DONE]"
+    )):  # fmt: skip
+        assert (await complete_one(answer)).text == "e\ufffdn"
+    with pytest.raises(RequestRefusedError) as caught:
+        await complete_one(fixed(400, b'{"error": {"message": "bad \\ud800 \\u001b[31m text"}}'))
+    assert str(caught.value).encode().isascii()
+
+
+@pytest.mark.parametrize("models", [b"<html>login</html>", None])
+async def test_a_web_page_is_named(models: bytes | None) -> None:
+    async def answer(path: str, _: bytes) -> tuple[int, bytes]:
+        return (404, b"{}") if path.endswith("/models") and models is None else (200, b"<html>")
+
+    async with faulty_proxy(answer) as proxy:
+        options = EngineOptions(model="m", server_url=proxy.url)
+        with pytest.raises(EngineError, match=r"answers with a web page.* usually ends in /v1"):
+            async with open_engine("server", options) as engine:
+                await engine.complete(ask("hello"))
+
+
+async def test_a_redirect_that_loses_the_request_is_named() -> None:
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        start = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)
+        moved = b"HTTP/1.1 301 X\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
+        fine = b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+        writer.write(fine if start[1] == b"/elsewhere" else moved)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(redirect, "127.0.0.1", 0)
+    engine = engine_at(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+    with pytest.raises(EngineError, match=r"redirects to http://127.0.0.1:\d+/elsewhere"):
+        await engine.complete(ask("hello"))
+    await engine.aclose()
+    server.close()
+
+
+async def test_the_first_failure_of_each_kind_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    async with faulty_proxy(echo(), share=0.5, seed=2) as proxy:
+        engine = engine_at(proxy.url, max_concurrency=8, request_timeout_seconds=1.0)
+        async for _ in stream(engine, ((n, ask(f"text {n}")) for n in range(60))):
+            pass
+        await engine.aclose()
+    shown = [record.getMessage() for record in caplog.records]
+    for reason in ("HTTP 429: slow down", "HTTP 500", "not JSON", "connection lost", "no first"):
+        assert sum(reason in message for message in shown) == 1, reason
+
+
+async def test_a_server_that_never_succeeds_ends_the_run_with_its_reason() -> None:
+    hopeless = Backoff(attempts=100, first_seconds=0.05, hopeless_seconds=0.3)
+    async with faulty_proxy(fixed(503, b'{"error": {"message": "loading"}}')) as proxy:
+        engine = engine_at(proxy.url, backoff=hopeless, request_timeout_seconds=0.3)
+        with pytest.raises(EngineError, match=r"no request .* has succeeded .*HTTP 503: loading"):
+            await engine.complete(ask("hello"))
+        await engine.aclose()
+
+
+async def test_what_is_waited_for_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "REPORT_SILENCE_SECONDS", 0.05)
+
+    async def late(path: str, _: bytes) -> tuple[int, bytes]:
+        await asyncio.sleep(0.2)
+        return 200, chat_completion("fine")
+
+    await complete_one(late)
+    assert "has sent nothing for" in caplog.text
+    assert "1 request(s) wait" in caplog.text
+
+
+async def test_inputs_that_may_be_read_as_marks_are_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with faulty_proxy(echo()) as proxy:
+        engine = engine_at(proxy.url)
+        for text in ("a <|im_end|> b", "</think>", "harmless <b>", "1 < 2"):
+            await engine.complete(ask(text, system="Think in <think></think>."))
+        await engine.aclose()
+    assert "an input holds '<|im_end|>'" in caplog.text
+    assert "2 requests held text" in caplog.text
 
 
 async def test_what_the_server_refuses_is_not_sent_again() -> None:

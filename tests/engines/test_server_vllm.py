@@ -1,16 +1,17 @@
 """The server engine against the real server: vLLM's, on a CPU."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tenacity
 from engines.asking import LONG_PROMPT, ask
 
 from prompt_distillation.engines import (
@@ -47,15 +48,13 @@ def server_url(stopping_model: Path, tmp_path_factory: pytest.TempPathFactory) -
             log.close()
 
 
-@tenacity.retry(
-    wait=tenacity.wait_fixed(0.5),
-    stop=tenacity.stop_after_delay(300),
-    retry=tenacity.retry_if_exception_type(OSError),
-)
 def wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
-    assert process.poll() is None, "the server ended"
-    with urllib.request.urlopen(url, timeout=5):
-        pass
+    for _ in range(600):
+        assert process.poll() is None, "the server ended"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.5)
+    raise TimeoutError(url)
 
 
 def options(url: str, model: str = "tiny") -> EngineOptions:
@@ -74,6 +73,8 @@ async def test_a_real_server_completes_what_it_is_sent(server_url: str) -> None:
     assert again.reasoning == results[3].reasoning
     assert again.reasoning
     assert again.text == ""
+    assert again.first_token_seconds is not None
+    assert 0 < again.first_token_seconds < again.seconds
     assert again.cached_tokens is not None
     assert again.cached_tokens > 0.8 * again.prompt_tokens
 
