@@ -38,14 +38,12 @@ import time
 from pathlib import Path
 
 import torch
-from peft import get_peft_model
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3MoeConfig
 
-from prompt_distillation.training.lora.adapter import LoraSettings, lora_config
-from prompt_distillation.training.lora.expert_lora import set_expert_lora
-from prompt_distillation.training.lora.targets import default_expert_rank, find_targets
+from prompt_distillation.training.lora.adapter import adapt
+from prompt_distillation.training.train_config import LoraSettings
 
 WAYS = ("folded", "activations")
 MIB = 2**20
@@ -77,12 +75,9 @@ def adapted(options: argparse.Namespace):
     config = shape(options.shape, options.layers)
     with torch.device(options.device):
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, options.dtype))
-    lora = LoraSettings(rank=32, alpha=16, expert_rank=options.expert_rank, targets="all-linear")
-    targets = find_targets(model, lora.targets)
-    rank = options.expert_rank or default_expert_rank(config, lora.rank)
-    adapter = lora_config(lora, targets, expert_rank=rank)
-    set_expert_lora(model, adapter, targets, options.way)
-    model = get_peft_model(model, adapter)
+    model = adapt(
+        model, LoraSettings(lora_expert_rank=options.expert_rank, expert_lora=options.way)
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # zero at first: A would have no gradient

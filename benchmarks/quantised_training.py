@@ -26,15 +26,13 @@ from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
 
-from prompt_distillation.cli.train_settings import run_settings
 from prompt_distillation.data.chat_rows import read_chat_rows
 from prompt_distillation.data.files import read_json
-from prompt_distillation.training.answering import accuracy, answer_greedily, questions
+from prompt_distillation.training.answering import answer_greedily, count_right, questions
 from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
-from prompt_distillation.training.loading import load_model, load_tokenizer
+from prompt_distillation.training.loading import load_student, load_student_tokenizer
 from prompt_distillation.training.quantisation.base_weights import held_bytes
 from prompt_distillation.training.run import train
-from prompt_distillation.training.settings import RunSettings
 from prompt_distillation.training.train_config import TrainConfig
 
 WAYS: Mapping[str, dict[str, bool]] = {
@@ -89,35 +87,34 @@ def measure(options, flags: Mapping[str, bool], folder: Path) -> Measured:
         gradient_accumulation_steps=1,
         gradient_checkpointing=torch.cuda.is_available(),
         report_to="none",
+        eval_file="none",
         seed=options.seed,
         **flags,
     )
-    settings = run_settings(config, {"save_strategy": "no"}, None)
-    train(settings, Console(quiet=True))
+    train(config, {"save_strategy": "no"}, console=Console(quiet=True))
     history = json.loads((folder / "run" / "log_history.json").read_bytes())
     rates = [entry["rows_per_second"] for entry in history if "rows_per_second" in entry]
     rows_a_step = read_json(folder / "run" / "training_manifest.json")["micro_batch"]["rows"]
-    plain = run_settings(replace(config, load_in_4bit=False), {}, None)
-    own = judge(settings, folder / "run", options)
+    plain = replace(config, four_bit=replace(config.four_bit, load_in_4bit=False))
+    own = judge(config, folder / "run", options)
     return Measured(
-        weights=held_bytes(load(settings)),
+        weights=held_bytes(load(config)),
         step_seconds=rows_a_step / statistics.median(rates),
         own_base=own,
         full_base=judge(plain, folder / "run", options) if flags else own,
     )
 
 
-def load(settings: RunSettings):
+def load(config: TrainConfig):
     """The base, held as the settings say."""
-    on_gpu = torch.cuda.is_available()
-    return load_model(settings.model, use_lora=True, on_gpu=on_gpu)
+    return load_student(config, {}, on_gpu=torch.cuda.is_available())
 
 
 @torch.no_grad()
-def judge(settings: RunSettings, adapter: Path, options) -> tuple[float, float]:
+def judge(config: TrainConfig, adapter: Path, options) -> tuple[float, float]:
     """Held-out loss in nats per token, and accuracy by generation, of an adapter on a base."""
-    model = PeftModel.from_pretrained(load(settings), str(adapter)).eval()
-    tokenizer = load_tokenizer(settings.model, chat_template_path=None)
+    model = PeftModel.from_pretrained(load(config), str(adapter)).eval()
+    tokenizer = load_student_tokenizer(config.model, None)
     stop_ids = end_of_turn_ids(tokenizer, model.generation_config)
     rows = read_chat_rows(Path(options.train_file).with_suffix(".heldout.jsonl"))[: options.answers]
     encoded = encode_rows(rows, tokenizer, stop_ids=stop_ids, max_length=2048)
@@ -132,7 +129,7 @@ def judge(settings: RunSettings, adapter: Path, options) -> tuple[float, float]:
         count += int((labels != IGNORED).sum())
     asked = questions(encoded.rows, limit=len(encoded.rows))
     answers = answer_greedily(model, asked, pad_id=tokenizer.pad_token_id)
-    return summed / count, accuracy(asked, answers)
+    return summed / count, count_right(asked, answers) / len(asked)
 
 
 def show(results: Mapping[str, Measured]) -> None:

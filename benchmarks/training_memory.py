@@ -1,4 +1,4 @@
-"""The memory account of `train_sft_trl.py --dry_run` against the peak that a run really takes.
+"""The memory estimate of `train_sft_trl.py --dry_run` against the peak that a run really takes.
 
     python benchmarks/training_memory.py                       # every shape; minutes on two cores
     python benchmarks/training_memory.py --only dense moe      # some of them
@@ -30,11 +30,10 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, GPT2Config, Qwen3Config, Qwen3MoeConfig
 
-from prompt_distillation.cli.train_settings import run_settings
+from prompt_distillation.training.loading import prepare
 from prompt_distillation.training.memory.plan import plan_run
 from prompt_distillation.training.methods.sft import AnswerTrainer
 from prompt_distillation.training.run import train
-from prompt_distillation.training.settings import RunSettings
 from prompt_distillation.training.train_config import TrainConfig
 
 MIB = 2**20
@@ -57,7 +56,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Case:
-    """One run: a shape and the flags that change the account."""
+    """One run: a shape and the flags that change the estimate."""
 
     shape: str
     flags: dict[str, object] = field(default_factory=dict)
@@ -88,7 +87,7 @@ LARGE_CASES = {
 
 
 def main() -> None:
-    """Measure every case in a process of its own and print account against measured."""
+    """Measure every case in a process of its own and print estimate against measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", help="cases, or shapes; default: all small ones")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -108,27 +107,28 @@ def main() -> None:
             sys.exit(f"{name}: exit code {done.returncode}\n{done.stderr}")
         results[name] = json.loads(done.stdout.splitlines()[-1])
         ratio = results[name]["total"] / results[name]["measured"]
-        print(f"{name}: account {ratio:.3f} of measured", flush=True)
+        print(f"{name}: estimate {ratio:.3f} of measured", flush=True)
     show(results)
 
 
 def measure(case: Case) -> dict[str, float]:
-    """Account, by part, and measured peak of one case, in bytes."""
+    """Estimate, by part, and measured peak of one case, in bytes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = prepare(case, folder)
+        config = write_case(case, folder)
         on_gpu = torch.cuda.is_available()
-        account = plan_run(settings, capacity_gib=80, on_gpu=on_gpu).account
+        run = prepare(config, case.sft)
+        estimate = plan_run(run, capacity_gib=80, on_gpu=on_gpu).memory
         with drawn_where_missing():
-            measured = peak_of(settings)
+            measured = peak_of(config, {"save_strategy": "no", **case.sft})
     if on_gpu:
         # The allocator's figure is without what the context takes.
-        return vars(account) | {"total": account.total - account.context, "measured": measured}
-    return vars(account) | {"total": account.total, "measured": measured}
+        return vars(estimate) | {"total": estimate.total - estimate.context, "measured": measured}
+    return vars(estimate) | {"total": estimate.total, "measured": measured}
 
 
-def prepare(case: Case, folder: Path) -> RunSettings:
-    """Write model and rows, and resolve the settings as the command does."""
+def write_case(case: Case, folder: Path) -> TrainConfig:
+    """Write model and rows; returns the settings."""
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     config = SHAPES[case.shape]
     config.eos_token_id, config.bos_token_id = tokenizer.eos_token_id, None
@@ -139,22 +139,22 @@ def prepare(case: Case, folder: Path) -> RunSettings:
         draw(config, torch.bfloat16).to("cpu").save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     write_rows(folder / "rows.jsonl", count=4 * STEPS)
-    train_config = TrainConfig.of(
+    return TrainConfig.of(
         train_file=folder / "rows.jsonl",
         model_name=str(folder / "model"),
         output_dir=folder / "run",
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,
         report_to="none",
+        eval_file="none",
         **case.flags,
     )
-    return run_settings(train_config, {"save_strategy": "no", **case.sft}, None)
 
 
 def write_rows(path: Path, *, count: int) -> None:
     """Rows of about 240 tokens with answers of two.
 
-    All the same: the account is of the longest rows meeting in a pass, so every pass is that one.
+    All the same: the estimate is of the longest rows meeting in a pass, so every pass is that one.
     """
     words = Path("example-data/multilingual.txt").read_text(encoding="utf-8").split()
     text = " ".join(random.Random(0).choices(words, k=75))
@@ -162,11 +162,11 @@ def write_rows(path: Path, *, count: int) -> None:
     path.write_text((json.dumps({"messages": turns}) + "\n") * count, encoding="utf-8")
 
 
-def peak_of(settings: RunSettings) -> int:
+def peak_of(config: TrainConfig, options: dict[str, object]) -> int:
     """Bytes at the peak of a run."""
     console = Console(quiet=True)
     if torch.cuda.is_available():
-        train(settings, console)
+        train(config, options, console=console)
         return torch.cuda.max_memory_allocated()
     peaks = []
     plain = AnswerTrainer.train
@@ -183,7 +183,7 @@ def peak_of(settings: RunSettings) -> int:
         return output
 
     with mock.patch.object(AnswerTrainer, "train", counted):
-        train(settings, console)
+        train(config, options, console=console)
     return peaks[0]
 
 
@@ -206,7 +206,7 @@ def show(results: dict[str, dict[str, float]]) -> None:
     for part in next(iter(results.values())):
         table.add_row(part, *(f"{result[part] / MIB:,.0f}" for result in results.values()))
     ratios = [result["total"] / result["measured"] for result in results.values()]
-    table.add_row("account / measured", *(f"{ratio:.3f}" for ratio in ratios), style="bold")
+    table.add_row("estimate / measured", *(f"{ratio:.3f}" for ratio in ratios), style="bold")
     Console(width=160).print(table)
 
 

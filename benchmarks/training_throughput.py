@@ -38,7 +38,6 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from prompt_distillation.cli.train_settings import run_settings
 from prompt_distillation.data.chat_rows import ChatRow, read_chat_rows
 from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
 from prompt_distillation.training.run import train
@@ -163,9 +162,9 @@ def run_ours(name: str, rows: list[ChatRow], options, folder: Path):
         learning_rate=options.learning_rate,
         gradient_checkpointing=None if ON_GPU else False,
         report_to="none",
+        eval_file="none",
     )
-    settings = run_settings(config, {"save_strategy": "no"}, None)
-    result = train(settings, Console(quiet=True))
+    result = train(config, {"save_strategy": "no"}, console=Console(quiet=True))
     peak = peak_gib()
     gc.collect()
     torch.cuda.empty_cache()

@@ -11,6 +11,7 @@
     ├── OutputWriteError (OSError)       a disk that is full or a folder that cannot be written
     ├── EngineError (RuntimeError)       no such engine here, no GPU, a server that does not answer
     ├── NoLabelsError (RuntimeError)     a teacher that answered none of the inputs
+    ├── DivergedError (RuntimeError)     a training loss that is not a finite number
     └── ModelError (ValueError)          a path without a model, an adapter of another base model
 
 Commands catch the base class, print the message as one line and exit with code 2. Every message
@@ -52,6 +53,10 @@ class EngineError(PromptDistillationError, RuntimeError):
 
 class NoLabelsError(PromptDistillationError, RuntimeError):
     """All inputs were rejected: the dataset is written, and there is nothing in it to train on."""
+
+
+class DivergedError(PromptDistillationError, RuntimeError):
+    """Training stopped: the loss is not a finite number."""
 
 
 class ModelError(PromptDistillationError, ValueError):

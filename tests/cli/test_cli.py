@@ -16,6 +16,7 @@ from prompt_distillation.config import settings_of
 from prompt_distillation.evaluation.compare_config import CompareConfig
 from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.labelling.label_config import LabelConfig
+from prompt_distillation.training.export import ExportConfig
 from prompt_distillation.training.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def run_cli(*argv):
 CONFIGS = {
     "create-data": LabelConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
     "compare": CompareConfig, "report": ReportConfig, "doctor": DoctorConfig, "init": InitConfig,
-    "review-labels": ReviewConfig,
+    "review-labels": ReviewConfig, "export": ExportConfig,
 }  # fmt: skip
 
 

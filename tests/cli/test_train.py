@@ -17,8 +17,6 @@ from training.tiny_student import save_student, write_rows
 from trl import SFTConfig
 
 from prompt_distillation.cli.train import main, next_command
-from prompt_distillation.cli.train_settings import held_out_file, sft_values
-from prompt_distillation.config import settings_of
 from prompt_distillation.errors import (
     ConfigError,
     InputError,
@@ -26,7 +24,12 @@ from prompt_distillation.errors import (
     OutputExistsError,
     OutputWriteError,
 )
-from prompt_distillation.training.methods.sft_options import refuse_misspelt
+from prompt_distillation.training.loading import held_out_file
+from prompt_distillation.training.methods.sft_options import (
+    own_names,
+    refuse_misspelt,
+    sft_values,
+)
 from prompt_distillation.training.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +73,7 @@ def test_a_run_leaves_adapter_tokenizer_manifest_and_losses(tmp_path, train_file
     assert "[en][<|im_end|>]" in printed
     assert "64 rows" in printed
     assert "12 held-out rows" in printed
-    assert re.search(r"4 steps in .* rows/s without the .* s of looks at held-out rows\)", printed)
+    assert re.search(r"4 steps in .* rows/s without .* s of evaluation\)", printed)
     assert "next: python evaluate.py" in printed
     assert "--task" not in printed
 
@@ -81,7 +84,7 @@ def test_a_run_leaves_adapter_tokenizer_manifest_and_losses(tmp_path, train_file
     assert manifest["base_model"]["name"] == str(student)
     assert manifest["config"]["lora_rank"] == 32
     assert manifest["counts"]["rows"] == 64
-    assert 0 < manifest["result"]["looking_seconds"] < manifest["result"]["seconds"]
+    assert 0 < manifest["result"]["evaluation_seconds"] < manifest["result"]["seconds"]
     assert manifest["counts"]["trained_tokens"] == 128
     assert manifest["micro_batch"] == {"rows": 16, "accumulation_steps": 1, "processes": 1}
     assert manifest["seed"] == 0
@@ -180,6 +183,7 @@ def test_without_a_login_wandb_records_offline_and_says_how_to_sync(tmp_path, tr
         (["--resume_from_checkpoint=nowhere"], ConfigError, "no checkpoint there"),
         (["--model_name=./nowhere"], ModelError, "there is no such folder"),
         (["--max_length=8"], InputError, "every row is longer"),
+        (["--lora_rank=33"], ConfigError, "--lora_rank is 33, and no adapted layer .* than 32"),
         (["--lora_rank=0"], ConfigError, "--lora_rank is 0; it must be between 1 and 4096"),
         (["--warmup_ratio=1.5"], ConfigError, "--warmup_ratio is 1.5"),
         (["--output_dir=/dev/null/run"], OutputWriteError, "cannot write"),
@@ -220,10 +224,10 @@ def test_a_package_that_is_not_there_is_named_before_the_model_is_loaded(
 
 
 @pytest.mark.parametrize("name", ["adamw_bnb_8bit", "paged_adamw_8bit"])
-def test_optimizers_of_bitsandbytes_train_on_a_cpu(tmp_path, train_file, student, name, caplog):
-    output_dir = tmp_path / "run"
+def test_optimizers_of_bitsandbytes_train_on_a_cpu(tmp_path, train_file, name, caplog):
+    output_dir, student = tmp_path / "run", save_student(tmp_path / "wide", hidden=160)
     more = (
-        f"--optim={name}", "--lora_rank=256", "--lora_expert_rank=4", "--learning_rate=0.01",
+        f"--optim={name}", "--lora_expert_rank=4", "--learning_rate=0.01",
         "--num_train_epochs=2", "--eval_file=none",
     )  # fmt: skip
     with caplog.at_level("INFO"):
@@ -270,7 +274,7 @@ def test_activations_are_recomputed_where_they_do_not_fit_and_nothing_else_chang
 
     trained = []
     for name, memory in (("kept", 80.0), ("recomputed", 1e-3)):
-        monkeypatch.setattr(plan, "memory_gib", lambda on_gpu, memory=memory: memory)
+        monkeypatch.setattr(plan, "device_memory_gib", lambda on_gpu, memory=memory: memory)
         asked = ("--gradient_checkpointing=none", "--eval_file=none", "--learning_rate=0.01")
         main(flags(train_file, student, tmp_path / name, *asked))
         assert f"activations {name}" in " ".join(capsys.readouterr().out.split())
@@ -279,12 +283,12 @@ def test_activations_are_recomputed_where_they_do_not_fit_and_nothing_else_chang
 
 
 def test_a_full_disk_is_one_line(tmp_path, train_file, student, monkeypatch):
-    from prompt_distillation.training import run
+    from prompt_distillation.training.output_folder import RunFolder
 
     def full(*_unused, **_unused_too):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run, "save_final", full)
+    monkeypatch.setattr(RunFolder, "save_model", full)
     with pytest.raises(OutputWriteError, match="No space left on device; free some space"):
         main(flags(train_file, student, tmp_path / "run", "--max_steps=1"))
 
@@ -328,9 +332,8 @@ def test_a_misspelt_flag_is_named_before_trl_loads():
 
 
 def test_no_field_of_trl_is_taken_for_a_misspelt_flag():
-    own_names = frozenset(setting.name for setting in settings_of(TrainConfig))
-    theirs = {field.name for field in dataclasses.fields(SFTConfig)} - own_names
-    refuse_misspelt(dict.fromkeys(theirs, ""), own_names=own_names)
+    theirs = {field.name for field in dataclasses.fields(SFTConfig)} - own_names()
+    refuse_misspelt(dict.fromkeys(theirs, ""))
 
 
 def test_held_out_rows_stand_beside_the_training_file(tmp_path, train_file):
@@ -352,7 +355,7 @@ def test_held_out_accuracy_keeps_the_best_checkpoint(tmp_path, train_file, stude
     assert set(accuracies) == {0.0}
     # Nothing improves at this learning rate: training stops long before its 24 steps.
     assert max(losses(output_dir)) < 12
-    assert "held-out accuracy by generation 0.0% before" in capsys.readouterr().out
+    assert "held-out accuracy by generation: 0.0% before" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="need held-out rows"):
         main(flags(train_file, student, tmp_path / "other", *options, "--eval_file=none"))
 

@@ -118,7 +118,10 @@ def test_the_card_of_the_export_says_what_the_base_was(run, train_file, tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "exported" / "README.md").read_text()
-    assert "| base while training | 4 bits (nf4, scales in 8 bits), experts too |" in card
+    assert (
+        "| base model while training | 4 bits (nf4, scales in 8 bits), linear layers and experts |"
+        in card
+    )
 
 
 def test_what_does_not_go_with_4_bits(train_file, student, tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """scripts/export_model.py as a user runs it: merge, gate, card."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ from training.tiny_student import build_student, write_rows
 from transformers import AutoModelForCausalLM
 
 from prompt_distillation.cli.train import main as train
+from prompt_distillation.training.export import ExportConfig, _needs_gpu
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,10 +79,7 @@ def test_quantised_experts_are_served_on_a_gpu(kind, quantise, amx, wanted, tmp_
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     build_student(kind, 64).config.save_pretrained(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    export_model = importlib.import_module("export_model")
-    config = export_model.ExportConfig(quantise=quantise)
-    assert export_model.needs_gpu(config, tmp_path) is wanted
+    assert _needs_gpu(ExportConfig(quantise=quantise), tmp_path) is wanted
 
 
 def test_the_help_is_plain_text():

@@ -46,7 +46,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def build_student(kind: str, vocabulary: int, *, seed: int = 0) -> torch.nn.Module:
+def build_student(
+    kind: str, vocabulary: int, *, seed: int = 0, hidden: int = 32
+) -> torch.nn.Module:
     """A random model: ``qwen3_moe``, ``qwen3`` or ``gpt2``."""
     torch.manual_seed(seed)
     if kind == "gpt2":
@@ -56,7 +58,7 @@ def build_student(kind: str, vocabulary: int, *, seed: int = 0) -> torch.nn.Modu
         return GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, **shape, **ids, **dropout))
     shape = {
         "vocab_size": vocabulary,
-        "hidden_size": 32,
+        "hidden_size": hidden,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
@@ -72,9 +74,9 @@ def build_student(kind: str, vocabulary: int, *, seed: int = 0) -> torch.nn.Modu
     )
 
 
-def save_student(folder: Path, kind: str = "qwen3_moe") -> Path:
+def save_student(folder: Path, kind: str = "qwen3_moe", *, hidden: int = 32) -> Path:
     tokenizer = build_tokenizer()
-    build_student(kind, len(tokenizer)).save_pretrained(folder)
+    build_student(kind, len(tokenizer), hidden=hidden).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

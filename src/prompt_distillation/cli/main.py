@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": ("compare", "measure teacher and student side by side, and what it saves"),
     "review-labels": ("review_labels", "go through doubtful labels in the terminal"),
     "report": ("report", "show what was measured: an HTML page, pictures, W&B, a model card"),
+    "export": ("export_model", "merge an adapter into a checkpoint to serve, and prove it"),
     "doctor": ("doctor", "say what this machine has and which recipe fits"),
 }
 GO_ON = {"create-data", "train"}

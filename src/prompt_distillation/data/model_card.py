@@ -35,10 +35,21 @@ _PURPOSE = (
 class ScoredPair(Protocol):
     """Two ways of loading a model, and how much the answers' log-probabilities differ."""
 
-    first: str
-    second: str
-    should_agree: bool
-    difference: float
+    @property
+    def first(self) -> str:
+        """One way of loading."""
+
+    @property
+    def second(self) -> str:
+        """The other."""
+
+    @property
+    def should_agree(self) -> bool:
+        """What is expected of them."""
+
+    @property
+    def difference(self) -> float:
+        """Mean absolute difference in nats."""
 
 
 def trained_card(name: str, manifest: Mapping[str, Any]) -> str:

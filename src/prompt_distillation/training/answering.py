@@ -85,13 +85,12 @@ def _batches(asked: Sequence[Question], longest: int) -> Iterator[list[Question]
         yield batch
 
 
-def accuracy(asked: Sequence[Question], answers: Sequence[Sequence[int]]) -> float:
-    """Share of answers that begin with the label and its end of turn."""
-    right = sum(
+def count_right(asked: Sequence[Question], answers: Sequence[Sequence[int]]) -> int:
+    """Answers that begin with the label and its end of turn."""
+    return sum(
         list(answer[: len(question.answer)]) == question.answer
         for question, answer in zip(asked, answers, strict=True)
     )
-    return right / len(asked)
 
 
 def until_end(answer: Sequence[int], end: int) -> list[int]:

@@ -1,19 +1,22 @@
 """Chat rows to token ids and labels: loss on the answer only, its end-of-turn token included.
 
-The context is rendered with the generation prompt, exactly as an engine will render it, and
-tokenised apart from the answer: what the student sees in training is what it sees in production.
-TRL's own preparation tokenises both together and also trains on what a template writes after the
-end of the turn (Qwen's line feed), which no engine ever samples.
+Context and answer are encoded by what the engines encode with (`engines.prompts`), so that the
+student sees in production what it sees in training, and contents cannot become turns. TRL's own
+preparation tokenises both together and also trains on what a template writes after the end of the
+turn (Qwen's line feed), which no engine ever samples.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prompt_distillation.data.chat_rows import ChatRow
+from prompt_distillation.engines.base import RequestFailedError
+from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.errors import InputError, ModelError
+from prompt_distillation.tasks import ChatMessage
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +31,12 @@ class EncodedRow:
     Attributes:
         input_ids: context, answer, end of turn.
         labels: aligned with ``input_ids``; `IGNORED` over the context.
+        where: file and line, for messages.
     """
 
     input_ids: list[int]
     labels: list[int]
+    where: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +46,6 @@ class EncodedRows:
     Attributes:
         rows: in the file's order.
         left_out: reason -> count.
-        tokens: of all rows together.
-        trained_tokens: those with a label.
     """
 
     rows: list[EncodedRow]
@@ -61,6 +64,17 @@ class EncodedRows:
     def lengths(self) -> list[int]:
         """Tokens of each row."""
         return [len(row.input_ids) for row in self.rows]
+
+    def dataset(self) -> Any:
+        """As the trainer takes them: a `datasets.Dataset` of ``input_ids`` and ``labels``."""
+        from datasets import Dataset
+
+        return Dataset.from_dict(
+            {
+                "input_ids": [row.input_ids for row in self.rows],
+                "labels": [row.labels for row in self.rows],
+            }
+        )
 
 
 def end_of_turn_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
@@ -82,23 +96,23 @@ def encode_rows(
             once an answer follows.
         InputError: no row fits.
     """
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"{tokenizer.name_or_path} has no chat template, so a conversation cannot be turned "
-            "into tokens; choose an instruct model, or pass --chat_template_path FILE.jinja"
-        )
-    contexts, answers = _render(rows, tokenizer)
-    context_ids = tokenizer(contexts, add_special_tokens=False)["input_ids"]
-    answer_ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
+    encoder = PromptEncoder(tokenizer, model=tokenizer.name_or_path)
     encoded: list[EncodedRow] = []
     left_out: Counter[str] = Counter()
-    for row, context, answer in zip(rows, context_ids, answer_ids, strict=True):
+    for row in rows:
+        try:
+            context, answer = encoder.encode_example(row.context, row.answer)
+        except ModelError as error:
+            raise ModelError(f"{row.where}: {error}") from error
+        except RequestFailedError as error:
+            raise InputError(f"{row.where}: {error}") from error
         trained = _until_end_of_turn(answer, stop_ids, default=tokenizer.eos_token_id)
         if len(context) + len(trained) > max_length:
             left_out["longer_than_max_length"] += 1
             logger.debug("%s: left out, over %d tokens", row.where, max_length)
             continue
-        encoded.append(EncodedRow(context + trained, [IGNORED] * len(context) + trained))
+        labels = [IGNORED] * len(context) + trained
+        encoded.append(EncodedRow(context + trained, labels, row.where))
     if not encoded:
         raise InputError(
             f"every row is longer than --max_length {max_length} tokens; raise it or shorten them"
@@ -111,23 +125,46 @@ def encode_rows(
     return EncodedRows(rows=encoded, left_out=dict(left_out))
 
 
-def _render(rows: Sequence[ChatRow], tokenizer: Any) -> tuple[list[str], list[str]]:
-    """Texts of the contexts, with the generation prompt, and of what the template puts after."""
-    contexts: list[str] = []
-    answers: list[str] = []
-    for row in rows:
-        turns = [dict(turn) for turn in row.context]
-        context = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template([*turns, dict(row.answer)], tokenize=False)
-        if not whole.startswith(context):
-            raise ModelError(
-                f"{row.where}: the chat template of {tokenizer.name_or_path} renders the context "
-                "differently once an answer follows, so training and serving would not agree; "
-                "pass --chat_template_path with a template that does not"
-            )
-        contexts.append(context)
-        answers.append(whole[len(context) :])
-    return contexts, answers
+def set_template_defaults(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
+    """Give the chat template arguments that hold wherever the tokenizer is used from now on.
+
+    They are written into the template itself, which is saved with the student: every engine and
+    every server then renders what the student was trained on, without being told. A hybrid
+    template's own default is to think; a student answers without, so it gets
+    ``enable_thinking=false`` unless ``arguments`` say otherwise.
+
+    Args:
+        tokenizer: its ``chat_template`` is changed.
+        arguments: name -> value, as ``--chat_template_kwargs`` gives them.
+    """
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        return
+    defaults = dict(arguments)
+    if "enable_thinking" not in defaults and _answers_after_thinking(tokenizer):
+        defaults["enable_thinking"] = False
+        logger.info("the student's chat template can think; it is trained with thinking off")
+    lines = (
+        f"{{%- if {name} is not defined %}}{{%- set {name} = {value!r} %}}{{%- endif %}}"
+        for name, value in defaults.items()
+    )
+    tokenizer.chat_template = "".join(lines) + template
+
+
+def _answers_after_thinking(tokenizer: Any) -> bool:
+    """Whether the template puts (empty) reasoning into an answer, and leaves it out when told."""
+    context: list[ChatMessage] = [{"role": "user", "content": "a"}]
+    answer: ChatMessage = {"role": "assistant", "content": "b"}
+
+    def begins_with_answer(**arguments: bool) -> bool:
+        encoder = PromptEncoder(tokenizer, model="", chat_template_kwargs=arguments)
+        written = encoder.decode(encoder.encode_example(context, answer)[1])
+        return written.lstrip().startswith("b")
+
+    try:
+        return not begins_with_answer() and begins_with_answer(enable_thinking=False)
+    except (ModelError, RequestFailedError):
+        return False  # said where a row is encoded
 
 
 def _until_end_of_turn(ids: list[int], stop_ids: frozenset[int], *, default: int) -> list[int]:

@@ -2,26 +2,12 @@
 
 from typing import Any
 
-from prompt_distillation.training.lora.targets import (
+from prompt_distillation.training.lora.adapter import (
     active_experts,
     expert_kinds,
     kind_of,
     number_of_experts,
 )
-
-PEAK_BF16_FLOPS = {
-    # NVIDIA's data sheets, dense, without sparsity; matched against the device's name in order.
-    "B200": 2.25e15,
-    "H200": 9.89e14,
-    "H100 PCIe": 7.56e14,
-    "H100 NVL": 8.35e14,
-    "H100": 9.89e14,
-    "L40S": 3.62e14,
-    "A100": 3.12e14,
-    "A10G": 7.0e13,
-    "4090": 1.65e14,
-    "3090": 7.1e13,
-}
 
 
 def active_parameters(model: Any) -> tuple[int, int]:
@@ -30,7 +16,9 @@ def active_parameters(model: Any) -> tuple[int, int]:
     An expert counts by the share of tokens it sees. The input embedding is a look-up and does no
     arithmetic, unless it is also the output's.
     """
-    base = model.get_base_model() if _is_adapted(model) else model
+    from peft import PeftModel
+
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
     experts = number_of_experts(base.config)
     share = active_experts(base.config) / experts if experts else 1.0
     stacks = expert_kinds(base) if experts else ()
@@ -58,16 +46,11 @@ def training_flops_per_token(model: Any) -> float:
 
 
 def peak_flops(device: Any) -> float | None:
-    """The device's bfloat16 peak per second by its name; None where it is not known."""
+    """The device's dense bfloat16 peak per second by TRL's table; None where it is not known."""
     import torch
+    from trl.trainer.utils import get_peak_flops
 
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_BF16_FLOPS.items() if part in name), None)
-
-
-def _is_adapted(model: Any) -> bool:
-    from peft import PeftModel
-
-    return isinstance(model, PeftModel)
+    peak: float | None = get_peak_flops(torch.cuda.get_device_name(device), "bfloat16")
+    return peak

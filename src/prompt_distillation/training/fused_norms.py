@@ -51,7 +51,7 @@ def _looks_like_one(module: Any) -> bool:
 def _is_one(module: Any) -> bool:
     weight = module.weight
     if weight.is_meta:
-        return True  # an account of shapes
+        return True  # only shapes are asked for
     shape = (2, weight.shape[0])
     hidden = torch.linspace(-2, 3, shape[0] * shape[1], dtype=weight.dtype, device=weight.device)
     hidden = hidden.view(shape)

@@ -1,114 +1,258 @@
-"""The student's weights and tokenizer, loaded onto the device that trains."""
+"""What a run starts from: its files and packages checked, its rows encoded, its model loaded."""
 
+import importlib.util
 import logging
 import os
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from prompt_distillation.errors import ModelError
-from prompt_distillation.training.quantisation.four_bit import FourBitSettings
+from prompt_distillation.checkpoints import check_model
+from prompt_distillation.config import ModelConfig
+from prompt_distillation.data.files import sibling
+from prompt_distillation.errors import ConfigError, InputError, ModelError
+from prompt_distillation.training.train_config import FourBitConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from prompt_distillation.training.encode import EncodedRows
 
 logger = logging.getLogger(__name__)
 
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
-
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """Which model, and how it is held in memory.
+class PreparedRun:
+    """A run whose settings are checked and whose rows are encoded; no weights are loaded yet.
 
     Attributes:
-        name: a folder, or a name on the hub.
-        dtype: of the base weights. ``auto``: bfloat16 under an adapter on a GPU; float32 on a CPU
-            (as fast there, and exact) and for a full fine-tune, whose small updates bfloat16
-            would round away.
-        attention: ``auto``, or an implementation by transformers' name.
-        trust_remote_code: run Python code that ships with the model.
-        init_options: further arguments of ``from_pretrained``.
-        four_bit: how the base weights are quantised; None leaves them as they are.
+        config: its settings.
+        options: fields of TRL's `SFTConfig` that the user has set, in their own types.
+        model_config: transformers' configuration of the student.
+        tokenizer: of the student, with its chat template.
+        rows: trained on.
+        held_out: never trained on; None without them.
     """
 
-    name: str
-    dtype: Dtype = "auto"
-    attention: str = "auto"
-    trust_remote_code: bool = False
-    init_options: dict[str, Any]
-    four_bit: FourBitSettings | None = None
+    config: TrainConfig
+    options: Mapping[str, Any]
+    model_config: Any
+    tokenizer: Any
+    rows: "EncodedRows"
+    held_out: "EncodedRows | None"
 
 
-def load_tokenizer(settings: ModelSettings, *, chat_template_path: str | None) -> Any:
-    """The tokenizer, with another chat template where one is given.
+def check_before_loading(config: TrainConfig, options: Mapping[str, Any]) -> None:
+    """Refuse what can be seen to be wrong before the libraries load, which takes seconds.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: there is no such model.
+        InputError: there is no such file of rows.
+        ConfigError: a package is missing, or two options contradict each other.
+    """
+    check_model(config.model.model_name, weights=not config.dry_run)
+    _require_file(config.train_file)
+    has_held_out = held_out_file(config) is not None
+    if (
+        config.early_stopping_patience is not None or "metric_for_best_model" in options
+    ) and not has_held_out:
+        raise ConfigError(
+            "early stopping and metric_for_best_model need held-out rows; pass --eval_file"
+        )
+    optimizer = str(options.get("optim", ""))
+    wanted = ["--load_in_4bit"] if config.four_bit.load_in_4bit else []
+    # PyTorch's own 8-bit AdamW (adamw_torch_8bit) is torchao's.
+    if any(part in optimizer for part in ("8bit", "paged", "bnb")) and "torch" not in optimizer:
+        wanted.append(f"--optim {optimizer}")
+    # The plan needs shapes only.
+    if wanted and not config.dry_run and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(f"{wanted[0]} needs the package bitsandbytes: pip install bitsandbytes")
+
+
+def held_out_file(config: TrainConfig) -> Path | None:
+    """The held-out rows: named, or beside the training file where they exist."""
+    if config.eval_file == "none":
+        return None
+    if config.eval_file == "auto":
+        path = sibling(config.train_file, "heldout")
+        return path if path.is_file() and path.stat().st_size else None
+    path = Path(config.eval_file)
+    _require_file(path)
+    return path
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(
+            f"no such file: {path}; label some inputs first with create_data.py, or check the path "
+            f"(the current folder is {Path.cwd()})"
+        )
+
+
+def keep_to_one_gpu(environment: MutableMapping[str, str]) -> None:
+    """Without a launcher one process trains on one GPU; TRL refuses to see more.
+
+    ``accelerate launch`` (``NUM_PROCESSES=8 bash train_trl.sh``) uses them all.
+    """
+    import torch
+
+    if "LOCAL_RANK" in environment or torch.cuda.is_initialized():
+        return
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        visible = ",".join(map(str, range(torch.cuda.device_count())))
+    if "," in visible:
+        environment["CUDA_VISIBLE_DEVICES"] = visible.partition(",")[0]
+
+
+def process_count() -> int:
+    """Processes that train together, as the launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def prepare(config: TrainConfig, options: Mapping[str, Any]) -> PreparedRun:
+    """Read and encode the rows.
+
+    Args:
+        config: of the run.
+        options: fields of `SFTConfig`, as `check_sft_options` returns them.
+
+    Raises:
+        InputError: a row that cannot be trained on, or none that fits.
+        ModelError: no such model, or one without a usable chat template.
+    """
+    from transformers import AutoConfig
+
+    from prompt_distillation.data.chat_rows import read_chat_rows
+    from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
+
+    rows = read_chat_rows(config.train_file)
+    eval_file = held_out_file(config)
+    held_out = read_chat_rows(eval_file) if eval_file else None
+    tokenizer = load_student_tokenizer(config.model, config.chat_template_path)
+    try:
+        model_config = AutoConfig.from_pretrained(config.model.model_name, **_source(config.model))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"cannot read the configuration of {config.model.model_name}: {error}"
+        ) from error
+    stop_ids = end_of_turn_ids(tokenizer, _generation_config(config.model, model_config))
+    encoded, encoded_held_out = (
+        encode_rows(part, tokenizer, stop_ids=stop_ids, max_length=config.max_length)
+        if part is not None
+        else None
+        for part in (rows, held_out)
+    )
+    assert encoded is not None
+    return PreparedRun(
+        config=config, options=options, model_config=model_config, tokenizer=tokenizer,
+        rows=encoded, held_out=encoded_held_out,
+    )  # fmt: skip
+
+
+def _source(model: ModelConfig) -> dict[str, Any]:
+    """How every file of a model is read."""
+    return {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+
+
+def _generation_config(model: ModelConfig, model_config: Any) -> Any:
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(model.model_name, revision=model.revision)
+    except OSError:  # a model without such a file
+        return GenerationConfig.from_model_config(model_config)
+
+
+def load_student_tokenizer(model: ModelConfig, chat_template_path: str | None) -> Any:
+    """The tokenizer, with another chat template or other defaults of it where they are given.
+
+    Raises:
+        ModelError: it cannot be loaded, or there is no such template.
     """
     from transformers import AutoTokenizer
 
+    from prompt_distillation.training.encode import set_template_defaults
+
+    name = model.model_name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            settings.name, trust_remote_code=settings.trust_remote_code
-        )
+        tokenizer = AutoTokenizer.from_pretrained(name, **_source(model))
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the tokenizer of {settings.name}: {error}") from error
+        raise ModelError(f"cannot load the tokenizer of {name}: {error}") from error
     if chat_template_path is not None:
         path = Path(chat_template_path)
         if not path.is_file():
             raise ModelError(f"no such --chat_template_path: {path}")
         tokenizer.chat_template = path.read_text(encoding="utf-8")
+    set_template_defaults(tokenizer, model.chat_template_kwargs or {})
     return tokenizer
 
 
-def load_model(settings: ModelSettings, *, use_lora: bool, on_gpu: bool) -> Any:
+def base_dtype(config: TrainConfig, *, on_gpu: bool) -> Any:
+    """Type of the base weights.
+
+    ``auto`` is bfloat16 under an adapter on a GPU, and float32 on a CPU (as fast there, and exact)
+    and for a full fine-tune, whose small updates bfloat16 would round away.
+    """
+    import torch
+
+    if config.model.dtype != "auto":
+        return getattr(torch, config.model.dtype)
+    return torch.bfloat16 if on_gpu and config.lora.use_lora else torch.float32
+
+
+def load_student(config: TrainConfig, options: Mapping[str, Any], *, on_gpu: bool) -> Any:
     """The model, its weights on the device of this process, quantised as they come in.
 
     Raises:
         ModelError: it cannot be loaded, or is quantised already and shall be in 4 bits.
         ConfigError: a launcher that 4-bit weights do not go with.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     from prompt_distillation.training.fused_norms import fuse_norms
 
-    if settings.dtype == "auto":
-        dtype = torch.bfloat16 if on_gpu and use_lora else torch.float32
-    else:
-        dtype = getattr(torch, settings.dtype)
-    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": settings.trust_remote_code}
-    if settings.attention != "auto":
-        options["attn_implementation"] = settings.attention
+    name = config.model.model_name
+    arguments = {"dtype": base_dtype(config, on_gpu=on_gpu), **_source(config.model)}
+    if config.attn_implementation != "auto":
+        arguments["attn_implementation"] = config.attn_implementation
     # FSDP and DeepSpeed place the weights themselves.
     sharded = "ACCELERATE_USE_FSDP" in os.environ or "ACCELERATE_USE_DEEPSPEED" in os.environ
     if on_gpu and not sharded:
-        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
-    if settings.four_bit is not None:
-        options["quantization_config"] = _four_bit_config(settings.name, settings.four_bit)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            settings.name, **(options | settings.init_options)
+        arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    if config.four_bit.load_in_4bit:
+        arguments["quantization_config"] = _four_bit_quantiser(config.model, config.four_bit)
+    own = dict(options.get("model_init_kwargs") or {})
+    if config.four_bit.load_in_4bit and "quantization_config" in own:
+        raise ConfigError(
+            "--model_init_kwargs names a quantization_config, and --load_in_4bit is one; leave "
+            "out one of the two"
         )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, **(arguments | own))
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"cannot load {settings.name}: {error}") from error
+        raise ModelError(f"cannot load {name}: {error}") from error
     if on_gpu:
         fuse_norms(model)
     return model
 
 
-def _four_bit_config(name: str, settings: FourBitSettings) -> Any:
+def _four_bit_quantiser(model: ModelConfig, four_bit: FourBitConfig) -> Any:
     from transformers import PretrainedConfig
 
-    from prompt_distillation.training.quantisation.base_weights import FourBitConfig, check_launcher
+    from prompt_distillation.training.quantisation.base_weights import (
+        FourBitQuantization,
+        check_launcher,
+    )
 
     check_launcher()
     try:
-        stored, _ = PretrainedConfig.get_config_dict(name)
+        stored, _ = PretrainedConfig.get_config_dict(model.model_name, revision=model.revision)
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load {name}: {error}") from error
+        raise ModelError(f"cannot load {model.model_name}: {error}") from error
     if "quantization_config" in stored:
         method = stored["quantization_config"].get("quant_method")
         raise ModelError(
-            f"{name} is quantised already ({method}); --load_in_4bit takes the model in "
-            "bfloat16, float16 or float32: name that one, or leave --load_in_4bit out"
+            f"{model.model_name} is quantised already ({method}); --load_in_4bit takes the model "
+            "in bfloat16, float16 or float32: name that one, or leave --load_in_4bit out"
         )
-    return FourBitConfig(settings)
+    return FourBitQuantization(four_bit)

@@ -1,12 +1,15 @@
-"""What stands beside every trained model: settings, inputs, counts, figures, versions."""
+"""What stands beside every trained model: its result, settings, inputs, versions and losses."""
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from prompt_distillation.data.files import atomic_writer, write_json
+from prompt_distillation.data.intervals import Interval, wilson_interval, with_interval
+from prompt_distillation.data.run_files import HISTORY_FILE, LOSS_FILE
 from prompt_distillation.provenance import model_fingerprint, provenance, sha256_of_file
-from prompt_distillation.training.encode import EncodedRows
 from prompt_distillation.training.lora.adapter import count_parameters
 
 NOT_IDENTITY = frozenset(
@@ -15,76 +18,136 @@ NOT_IDENTITY = frozenset(
         "device_memory_gib", "gradient_checkpointing",
     }
 )  # fmt: skip
-"""Flags of where a run goes, how it is watched and what it keeps in memory: not what it trains."""
+"""Settings of where a run goes, how it is watched and what it keeps in memory: not what it trains.
+"""
+
+LOSS_COLUMNS = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
+
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunResult:
+class HeldOutAccuracy:
+    """Share of held-out rows whose answer the student generates word for word.
+
+    Attributes:
+        before: of the student before training; None where a run went on from a checkpoint.
+        correct: of the weights kept.
+        total: rows that were answered.
+        truth: whose answers count as right: the labelled rows', which are the teacher's.
+    """
+
+    before: float | None
+    correct: int
+    total: int
+    truth: str = TEACHER
+
+    @property
+    def after(self) -> float:
+        """Share of right answers of the weights kept."""
+        return self.correct / self.total
+
+    @property
+    def interval(self) -> Interval:
+        """The 95 % Wilson interval of `after`."""
+        interval = wilson_interval(self.correct, self.total)
+        assert interval is not None
+        return interval
+
+    def __str__(self) -> str:
+        share = with_interval(self.after, self.interval)
+        return f"{share} of {self.total} rows, against the {self.truth}'s answers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
     """What a run came to.
 
     Attributes:
+        output_dir: the trained model.
         rows: trained on, per epoch.
         steps: optimizer steps, those before the run was resumed included.
         rows_seen: rows of the steps since then; a row counts once in each epoch.
-        seconds: of the training loop since then, looks at the held-out rows included.
-        looking_seconds: of these, what the looks took.
+        seconds: of the training loop since then, evaluations included.
+        evaluation_seconds: of these, what evaluations on held-out rows took.
         train_loss: mean over the run, nats per trained token.
         held_out_loss: before, and of the weights kept, nats per trained token; None without
             held-out rows.
         held_out_accuracy: the same by generation; None where it was not asked for.
+        trained_parameters: numbers that were trained.
         sync_hint: the command that uploads an offline W&B run.
     """
 
+    output_dir: Path
     rows: int
     steps: int
     rows_seen: int
     seconds: float
-    looking_seconds: float
+    evaluation_seconds: float
     train_loss: float
     held_out_loss: tuple[float, float] | None
-    held_out_accuracy: tuple[float, float] | None
+    held_out_accuracy: HeldOutAccuracy | None
+    trained_parameters: int
     sync_hint: str | None
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """Both splits, encoded."""
-
-    train: EncodedRows
-    held_out: EncodedRows | None
+    def __repr__(self) -> str:
+        parts = [
+            f"output_dir={str(self.output_dir)!r}", f"steps={self.steps}",
+            f"seconds={self.seconds:.1f}", f"trained_parameters={self.trained_parameters:,}",
+        ]  # fmt: skip
+        if self.held_out_loss:
+            before, after = self.held_out_loss
+            parts.append(f"held_out_loss={before:.4f} -> {after:.4f}")
+        if self.held_out_accuracy:
+            parts.append(f"held_out_accuracy={self.held_out_accuracy}")
+        return f"TrainResult({', '.join(parts)})"
 
 
 def run_identity(
-    record: Mapping[str, Any], *, train_file: Path, eval_file: Path | None, model: str
+    record: Mapping[str, Any], *, train_file: Path, eval_file: Path | None, processes: int
 ) -> dict[str, Any]:
-    """What makes two runs the same: settings that shape the weights, and hashes of the inputs."""
+    """What makes two runs the same: settings that shape the weights, and hashes of the inputs.
+
+    Args:
+        record: flat settings and options.
+        train_file: rows trained on.
+        eval_file: held-out rows.
+        processes: that train together: an optimizer step holds the rows of all of them.
+    """
     return {key: value for key, value in record.items() if key not in NOT_IDENTITY} | {
         "train_file_sha256": sha256_of_file(train_file),
         "eval_file_sha256": sha256_of_file(eval_file) if eval_file else None,
-        "model_sha256": model_fingerprint(model).get("sha256"),
+        "model_sha256": model_fingerprint(str(record["model_name"])).get("sha256"),
+        "processes": processes,
     }
 
 
 def training_manifest(
-    record: Mapping[str, Any],
-    run: Mapping[str, Any],
-    trainer: Any,
-    data: TrainingData,
-    result: RunResult,
-) -> dict[str, Any]:
-    """The manifest of a finished run, as JSON can hold it."""
+    record: Mapping[str, Any], identity: Mapping[str, Any], trainer: Any, run: Any,
+    result: TrainResult,
+) -> dict[str, Any]:  # fmt: skip
+    """The manifest of a finished run, as JSON can hold it.
+
+    Args:
+        record: flat settings and options.
+        identity: of the run, as `run_identity` gives it.
+        trainer: that has trained.
+        run: the prepared run (`loading.PreparedRun`).
+        result: its figures.
+    """
     trainable, total = count_parameters(trainer.model)
+    accuracy = result.held_out_accuracy
     return {
         "base_model": model_fingerprint(str(record["model_name"])),
         "config": dict(record),
-        "inputs": {key: run[key] for key in ("train_file_sha256", "eval_file_sha256")},
+        "inputs": {key: identity[key] for key in ("train_file_sha256", "eval_file_sha256")},
         "seed": trainer.args.seed,
         "counts": {
-            "rows": len(data.train.rows),
-            "left_out": data.train.left_out,
-            "tokens": data.train.tokens,
-            "trained_tokens": data.train.trained_tokens,
-            "held_out_rows": len(data.held_out.rows) if data.held_out else 0,
+            "rows": len(run.rows.rows),
+            "left_out": run.rows.left_out,
+            "tokens": run.rows.tokens,
+            "trained_tokens": run.rows.trained_tokens,
+            "held_out_rows": len(run.held_out.rows) if run.held_out else 0,
             "trainable_parameters": trainable,
             "total_parameters": total,
         },
@@ -96,10 +159,15 @@ def training_manifest(
         "result": {
             "steps": result.steps,
             "seconds": round(result.seconds, 3),
-            "looking_seconds": round(result.looking_seconds, 3),
+            "evaluation_seconds": round(result.evaluation_seconds, 3),
             "train_loss": result.train_loss,
             "held_out_loss": result.held_out_loss,
-            "held_out_accuracy": result.held_out_accuracy,
+            "held_out_accuracy": [accuracy.before, accuracy.after]
+            if accuracy and accuracy.before is not None
+            else None,
+            "held_out_answers": accuracy.total if accuracy else 0,
+            "held_out_correct": accuracy.correct if accuracy else 0,
+            "held_out_truth": accuracy.truth if accuracy else None,
             "best_metric": trainer.state.best_metric,
             "best_checkpoint": trainer.state.best_model_checkpoint,
         },
@@ -108,21 +176,36 @@ def training_manifest(
     }
 
 
-def run_result(trainer: Any, *, rows: int, seconds: float, sync_hint: str | None) -> RunResult:
-    """Read a run's figures out of the trainer's log."""
+def train_result(
+    trainer: Any, output_dir: Path, *, rows: int, seconds: float, sync_hint: str | None
+) -> TrainResult:
+    """Read a run's figures out of the trainer and its log."""
     history = trainer.state.log_history
     losses = [entry["loss"] for entry in history if "loss" in entry]
-    kept = kept_step(trainer)
-    return RunResult(
+    return TrainResult(
+        output_dir=output_dir,
         rows=rows,
         steps=trainer.state.global_step,
         rows_seen=trainer.rows_seen,
         seconds=seconds,
-        looking_seconds=trainer.looking_seconds,
+        evaluation_seconds=trainer.evaluation_seconds,
         train_loss=sum(losses) / max(1, len(losses)),
-        held_out_loss=_first_and_kept(history, "eval_loss", kept),
-        held_out_accuracy=_first_and_kept(history, "eval_accuracy", kept),
+        held_out_loss=_first_and_kept(history, "eval_loss", kept_step(trainer)),
+        held_out_accuracy=_held_out_accuracy(trainer),
+        trained_parameters=count_parameters(trainer.model)[0],
         sync_hint=sync_hint,
+    )
+
+
+def _held_out_accuracy(trainer: Any) -> HeldOutAccuracy | None:
+    """Of the answers given last, which are those of the weights kept."""
+    if not trainer.answered:
+        return None
+    logged = [e["eval_accuracy"] for e in trainer.state.log_history if "eval_accuracy" in e]
+    return HeldOutAccuracy(
+        before=logged[0] if logged else None,
+        correct=trainer.answered_right,
+        total=len(trainer.answered),
     )
 
 
@@ -143,3 +226,36 @@ def _first_and_kept(
 def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
     plain = (str, int, float, bool, list, dict, type(None))
     return {key: value if isinstance(value, plain) else str(value) for key, value in values.items()}
+
+
+def save_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write the log as JSON, and the losses as a CSV with a row per step."""
+    write_json(output_dir / HISTORY_FILE, list(history))
+    by_step: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        by_step.setdefault(int(entry["step"]), {}).update(_loss_row(entry))
+    with atomic_writer(output_dir / LOSS_FILE) as file:
+        writer = _loss_writer(file)
+        writer.writeheader()
+        writer.writerows(row for _, row in sorted(by_step.items()))
+
+
+def start_losses(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Begin the CSV of a run that starts, or goes on after ``history``."""
+    with atomic_writer(output_dir / LOSS_FILE) as file:
+        _loss_writer(file).writeheader()
+        _loss_writer(file).writerows(map(_loss_row, history))
+
+
+def append_losses(output_dir: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line for an entry of the log, at once readable by others."""
+    with (output_dir / LOSS_FILE).open("a", encoding="utf-8") as file:
+        _loss_writer(file).writerow(_loss_row(entry))
+
+
+def _loss_row(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in LOSS_COLUMNS if name in entry}
+
+
+def _loss_writer(file: IO[str]) -> "csv.DictWriter[str]":
+    return csv.DictWriter(file, fieldnames=LOSS_COLUMNS, lineterminator="\n")

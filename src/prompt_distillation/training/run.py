@@ -1,225 +1,298 @@
-"""One fine-tuning run from a file of chat rows to an adapter in a folder."""
+"""Fine-tune a student: from a file of chat rows to an adapter, or a model, in a folder.
 
-import logging
+The heavy libraries load inside the functions, so that a wrong name or path answers at once.
+"""
+
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from prompt_distillation.data.chat_rows import ChatRow, read_chat_rows
-from prompt_distillation.data.files import write_json
-from prompt_distillation.data.model_card import trained_card
-from prompt_distillation.data.run_files import MANIFEST_FILE
+from prompt_distillation.config import flat
+from prompt_distillation.data.files import atomic_writer, write_json
+from prompt_distillation.data.run_files import (
+    CARD_FILE,
+    HISTORY_FILE,
+    LOSS_FILE,
+    MANIFEST_FILE,
+    PLOTS_FOLDER,
+)
 from prompt_distillation.errors import ConfigError, PromptDistillationError
-from prompt_distillation.training.display import show_example, show_trained
-from prompt_distillation.training.encode import EncodedRows, encode_rows, end_of_turn_ids
-from prompt_distillation.training.loading import load_model, load_tokenizer
-from prompt_distillation.training.lora.adapter import (
-    LoraSettings,
-    count_parameters,
-    lora_config,
-    trained_kinds,
+from prompt_distillation.training.loading import (
+    PreparedRun,
+    check_before_loading,
+    held_out_file,
+    keep_to_one_gpu,
+    load_student,
+    prepare,
+    process_count,
 )
-from prompt_distillation.training.lora.targets import default_expert_rank, find_targets
-from prompt_distillation.training.manifest import (
-    RunResult,
-    TrainingData,
-    kept_step,
-    run_identity,
-    run_result,
-    training_manifest,
+from prompt_distillation.training.methods.sft_options import (
+    build_sft_config,
+    check_sft_options,
+    refuse_misspelt,
+    sft_values,
+    uses_gpu,
 )
-from prompt_distillation.training.memory.plan import settle_checkpointing
-from prompt_distillation.training.methods.sft_options import build_sft_config
-from prompt_distillation.training.outputs import (
+from prompt_distillation.training.output_folder import (
+    RunFolder,
     as_write_error,
-    choose_checkpoint,
-    prepare_folder,
-    save_card,
-    save_final,
-    save_history,
+    hold_run_folder,
 )
-from prompt_distillation.training.quantisation.base_weights import held_bytes, leave_to_each_process
-from prompt_distillation.training.settings import RunSettings, micro_batch
-from prompt_distillation.training.tracking import finish_tracking, log_end, prepare_tracking
+from prompt_distillation.training.train_config import TrainConfig
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from prompt_distillation.training.manifest import TrainResult
+    from prompt_distillation.training.memory.plan import TrainingPlan
+
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
-def train(settings: RunSettings, console: Console) -> RunResult:
-    """Train, save, and return the figures.
+def train(
+    config: TrainConfig,
+    sft_options: Mapping[str, Any] = NO_OPTIONS,
+    *,
+    console: "Console | None" = None,
+) -> "TrainResult":
+    """Fine-tune the student, save it, and return the figures.
+
+    Args:
+        config: of the run.
+        sft_options: fields of TRL's `SFTConfig` by their own names, as texts or in their types.
+        console: where the run shows what it does; None prints to the terminal.
 
     Raises:
         InputError: a row or file that cannot be trained on.
-        OutputExistsError: the folder holds another run.
+        OutputExistsError: the folder holds another run, or files that no run has written.
+        OutputBusyError: another run is training into the folder.
         ModelError: the student cannot be loaded or has no usable chat template.
-        ConfigError: options that TRL refuses.
+        ConfigError: settings or options that contradict each other, or that TRL refuses.
         OutputWriteError: the disk is full or not writable.
+        DivergedError: the loss is not a finite number.
     """
-    rows = read_chat_rows(settings.train_file)
-    held_out = read_chat_rows(settings.eval_file) if settings.eval_file else None
-    run = run_identity(
-        settings.record,
-        train_file=settings.train_file,
-        eval_file=settings.eval_file,
-        model=settings.model.name,
+    refuse_misspelt(sft_options)
+    check_before_loading(config, sft_options)
+    # Set before torch and the hub's client look at them.
+    keep_to_one_gpu(os.environ)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    options = check_sft_options(sft_options)
+
+    from rich.console import Console
+
+    from prompt_distillation.training.manifest import run_identity
+
+    is_main = os.environ.get("RANK", "0") == "0"
+    console = console or Console(quiet=not is_main)
+    eval_file = held_out_file(config)
+    identity = run_identity(
+        flat(config) | options,
+        train_file=config.train_file,
+        eval_file=eval_file,
+        processes=process_count(),
     )
-    checkpoint = choose_checkpoint(
-        settings.output_dir, run, resume=settings.resume, overwrite=settings.overwrite
+    folder = hold_run_folder(
+        config.output_dir,
+        identity,
+        inputs=_inputs(config, eval_file),
+        resume=config.resume_from_checkpoint,
+        overwrite=config.overwrite,
+        is_main=is_main,
     )
-    arguments = build_sft_config(settings.sft)
-    # A run that goes on has its first look at the held-out rows behind it.
-    arguments.eval_on_start = arguments.eval_on_start and checkpoint is None
-    is_main = arguments.process_index == 0
-    if is_main:
-        prepare_folder(settings.output_dir, run, fresh=checkpoint is None)
-    prepare_tracking(arguments.report_to, output_dir=settings.output_dir)
-    tokenizer = load_tokenizer(settings.model, chat_template_path=settings.chat_template_path)
-    on_gpu = arguments.device.type == "cuda"
-    model = load_model(settings.model, use_lora=settings.lora is not None, on_gpu=on_gpu)
-    data = _encode(rows, held_out, tokenizer, model, max_length=settings.max_length)
-    settings = settle_checkpointing(settings, model.config, data.train, on_gpu=on_gpu)
-    trainer = _build_trainer(settings, arguments, model, tokenizer, data)
-    if is_main:
-        _show_start(console, trainer, data, tokenizer, checkpoint)
-    try:
-        return _train_and_save(settings, trainer, data, run, checkpoint)
-    except PromptDistillationError:
-        raise
-    except Exception as error:
-        write_error = as_write_error(error, settings.output_dir)
-        if write_error is None:
+    with folder as held:
+        try:
+            return _train_in(held, identity, config, options, console)
+        except PromptDistillationError:
             raise
-        raise write_error from error
+        except Exception as error:
+            write_error = as_write_error(error, config.output_dir)
+            if write_error is None:
+                raise
+            raise write_error from error
 
 
-def _train_and_save(
-    settings: RunSettings,
-    trainer: Any,
-    data: TrainingData,
-    run: Mapping[str, Any],
-    checkpoint: Path | None,
-) -> RunResult:
-    output_dir = settings.output_dir
-    is_main = trainer.is_world_process_zero()
+def plan_training(
+    config: TrainConfig, sft_options: Mapping[str, Any] = NO_OPTIONS
+) -> "TrainingPlan":
+    """Estimate steps, memory and time of a run without loading weights or writing anything.
+
+    It is planned for ``config.device_memory_gib`` of GPU memory; without it for this machine's
+    GPU, or for a card of 80 GiB.
+
+    Raises:
+        InputError: a row or file that cannot be trained on.
+        ModelError: the student's configuration or tokenizer cannot be read.
+        ConfigError: settings or options that contradict each other.
+    """
+    refuse_misspelt(sft_options)
+    check_before_loading(config, sft_options)
+    options = check_sft_options(sft_options)
+
+    import torch
+
+    from prompt_distillation.training.memory.plan import device_memory_gib, plan_run
+
+    here = device_memory_gib(on_gpu=True) if torch.cuda.is_available() else 80.0
+    # Without a GPU here, the estimate is for the card that the run is planned for.
+    return plan_run(
+        prepare(config, options), capacity_gib=config.device_memory_gib or here, on_gpu=True
+    )
+
+
+def _inputs(config: TrainConfig, eval_file: Path | None) -> list[Path]:
+    """Files and folders that a run reads."""
+    model = Path(config.model.model_name)
+    return [
+        config.train_file,
+        *([eval_file] if eval_file else []),
+        *([model] if model.is_dir() else []),
+    ]
+
+
+def _train_in(
+    folder: RunFolder,
+    identity: Mapping[str, Any],
+    config: TrainConfig,
+    options: Mapping[str, Any],
+    console: "Console",
+) -> "TrainResult":
+    from prompt_distillation.training.memory.plan import settle_checkpointing
+    from prompt_distillation.training.tracking import prepare_tracking
+
+    on_gpu = uses_gpu(options)
+    run = settle_checkpointing(prepare(config, options), on_gpu=on_gpu)
+    arguments = _trl_arguments(run, folder.checkpoint)
+    prepare_tracking(arguments.report_to, output_dir=folder.path)
+    model = load_student(config, options, on_gpu=on_gpu)
+    trainer = _build_trainer(run, folder, arguments, model)
+    if trainer.is_world_process_zero():
+        _show_start(console, trainer, run, folder.checkpoint)
+        folder.begin()
+        folder.add(LOSS_FILE)
     started = time.perf_counter()
+    checkpoint = folder.checkpoint
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
-    kept = kept_step(trainer)
-    if settings.answered_rows and data.held_out and (kept != trainer.answered_at):
-        # The best checkpoint was loaded, or a run went on after its last look.
+    return _save(folder, identity, run, trainer, seconds=seconds)
+
+
+def _trl_arguments(run: PreparedRun, checkpoint: Path | None) -> Any:
+    """TRL's `SFTConfig`, constructed once, with everything settled."""
+    from prompt_distillation.training.memory.plan import micro_batch, packs
+
+    config = run.config
+    values = sft_values(config, run.options, has_held_out=run.held_out is not None)
+    batch = micro_batch(run)
+    return build_sft_config(
+        values
+        | {
+            "per_device_train_batch_size": batch.rows,
+            "gradient_accumulation_steps": batch.accumulation_steps,
+            # Rows arrive encoded and short enough, and are laid end to end, each attending to
+            # itself.
+            "padding_free": config.fill_micro_batch and not packs(run),
+            "max_length": config.max_length if packs(run) else None,
+            # A run that goes on has its first evaluation behind it.
+            "eval_on_start": values["eval_on_start"] and checkpoint is None,
+        }
+    )
+
+
+def _build_trainer(run: PreparedRun, folder: RunFolder, arguments: Any, model: Any) -> Any:
+    from transformers import EarlyStoppingCallback, set_seed
+
+    from prompt_distillation.training.answering import questions
+    from prompt_distillation.training.lora.adapter import adapt
+    from prompt_distillation.training.methods.sft import AnswerTrainer
+    from prompt_distillation.training.progress import LossFile, ProgressLine
+    from prompt_distillation.training.quantisation.base_weights import leave_to_each_process
+
+    config, held_out = run.config, run.held_out
+    set_seed(arguments.seed)  # the trainer does so only once the adapter is there
+    try:
+        trainer = AnswerTrainer(
+            model=adapt(model, config.lora) if config.lora.use_lora else model,
+            args=arguments,
+            train_dataset=run.rows.dataset(),
+            eval_dataset=held_out.dataset() if held_out else None,
+            processing_class=run.tokenizer,
+            asked=questions(held_out.rows, limit=config.held_out_answers) if held_out else (),
+            rows=run.rows.rows,
+            before_save=folder.add,
+        )
+    except PromptDistillationError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"TRL refuses the options: {error}") from error
+    leave_to_each_process(trainer.model)
+    ProgressLine.replace_in(trainer)
+    trainer.add_callback(LossFile(folder.path))
+    if config.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(config.early_stopping_patience))
+    return trainer
+
+
+def _save(
+    folder: RunFolder,
+    identity: Mapping[str, Any],
+    run: PreparedRun,
+    trainer: Any,
+    *,
+    seconds: float,
+) -> "TrainResult":
+    from prompt_distillation.data.model_card import trained_card
+    from prompt_distillation.training.manifest import (
+        kept_step,
+        save_history,
+        train_result,
+        training_manifest,
+    )
+    from prompt_distillation.training.tracking import finish_tracking, log_end
+
+    config = run.config
+    is_main = trainer.is_world_process_zero()
+    if config.held_out_answers and run.held_out and kept_step(trainer) != trainer.answered_at:
+        # The best checkpoint was loaded, or a run went on after its last evaluation.
         trainer.answer_held_out()
     hint = None
     if "wandb" in trainer.args.report_to and is_main:
         log_end(trainer.answered, notes=trainer.missing_figures())
         hint = finish_tracking()
-    result = run_result(trainer, rows=len(data.train.rows), seconds=seconds, sync_hint=hint)
-    save_final(output_dir, lambda path: trainer.save_model(str(path)), is_main=is_main)
+    result = train_result(
+        trainer, folder.path, rows=len(run.rows.rows), seconds=seconds, sync_hint=hint
+    )
+    folder.save_model(lambda path: trainer.save_model(str(path)), is_main=is_main)
     if is_main:
-        save_history(output_dir, trainer.state.log_history)
-        manifest = training_manifest(settings.record, run, trainer, data, result)
-        # In place of PEFT's, which is a form to fill in.
-        save_card(output_dir, trained_card(output_dir.resolve().name, manifest))
-        write_json(output_dir / MANIFEST_FILE, manifest)
+        # The plots are drawn by whoever has called, from the history.
+        folder.add(HISTORY_FILE, CARD_FILE, MANIFEST_FILE, PLOTS_FOLDER)
+        save_history(folder.path, trainer.state.log_history)
+        record = flat(config) | dict(run.options)
+        manifest = training_manifest(record, identity, trainer, run, result)
+        with atomic_writer(folder.path / CARD_FILE) as card:
+            card.write(trained_card(folder.path.resolve().name, manifest))
+        write_json(folder.path / MANIFEST_FILE, manifest)
     return result
 
 
-def _encode(
-    rows: Sequence[ChatRow],
-    held_out: Sequence[ChatRow] | None,
-    tokenizer: Any,
-    model: Any,
-    *,
-    max_length: int,
-) -> TrainingData:
-    stop_ids = end_of_turn_ids(tokenizer, model.generation_config)
-    encode = {"stop_ids": stop_ids, "max_length": max_length}
-    return TrainingData(
-        train=encode_rows(rows, tokenizer, **encode),  # type: ignore[arg-type]
-        held_out=encode_rows(held_out, tokenizer, **encode)  # type: ignore[arg-type]
-        if held_out
-        else None,
-    )
-
-
-def _build_trainer(
-    settings: RunSettings, arguments: Any, model: Any, tokenizer: Any, data: TrainingData
-) -> Any:
-    from transformers import EarlyStoppingCallback
-
-    from prompt_distillation.training.answering import questions
-    from prompt_distillation.training.methods.sft import AnswerTrainer
-    from prompt_distillation.training.progress import LossFile, ProgressLine
-
-    arguments.gradient_checkpointing = settings.sft["gradient_checkpointing"]
-    batch = micro_batch(settings, data.train)
-    arguments.per_device_train_batch_size = batch.rows
-    arguments.gradient_accumulation_steps = batch.accumulation_steps
-    # Rows arrive encoded and short enough, and are laid end to end, each attending to itself.
-    arguments.padding_free = settings.max_tokens_per_pass is not None and not arguments.packing
-    arguments.max_length = settings.max_length if arguments.packing else None
-    peft_config = _peft_config(settings.lora, model)
-    try:
-        trainer = AnswerTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=_dataset(data.train),
-            eval_dataset=_dataset(data.held_out) if data.held_out else None,
-            processing_class=tokenizer,
-            peft_config=peft_config,
-            asked=questions(data.held_out.rows, limit=settings.answered_rows)
-            if data.held_out
-            else (),
-        )
-    except ValueError as error:
-        raise ConfigError(f"TRL refuses the options: {error}") from error
-    leave_to_each_process(trainer.model)
-    ProgressLine.replace_in(trainer)
-    trainer.add_callback(LossFile(settings.output_dir))
-    if settings.patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(settings.patience))
-    return trainer
-
-
-def _dataset(rows: EncodedRows) -> Any:
-    from datasets import Dataset
-
-    return Dataset.from_dict(
-        {
-            "input_ids": [row.input_ids for row in rows.rows],
-            "labels": [row.labels for row in rows.rows],
-        }
-    )
-
-
-def _peft_config(lora: LoraSettings | None, model: Any) -> Any:
-    from prompt_distillation.training.lora.expert_lora import set_expert_lora
-    from prompt_distillation.training.lora.linear_lora import set_linear_lora
-
-    if lora is None:
-        return None
-    targets = find_targets(model, lora.targets)
-    expert_rank = lora.expert_rank or default_expert_rank(model.config, lora.rank)
-    config = lora_config(lora, targets, expert_rank=expert_rank)
-    set_expert_lora(model, config, targets, lora.expert_lora)
-    set_linear_lora(config)
-    return config
-
-
 def _show_start(
-    console: Console, trainer: Any, data: TrainingData, tokenizer: Any, checkpoint: Path | None
+    console: "Console", trainer: Any, run: PreparedRun, checkpoint: Path | None
 ) -> None:
+    from prompt_distillation.training.lora.adapter import count_parameters, trained_kinds
+    from prompt_distillation.training.progress import show_example, show_trained
+    from prompt_distillation.training.quantisation.base_weights import held_bytes
+
     trainable, total = count_parameters(trainer.model)
     show_trained(console, trained_kinds(trainer.model), trainable=trainable, total=total)
     console.print(f"weights and adapter: {held_bytes(trainer.model) / 2**30:.3f} GiB")
-    show_example(console, data.train.rows[0], tokenizer)
+    show_example(console, run.rows.rows[0], run.tokenizer)
     arguments = trainer.args
-    held_out = f"; {len(data.held_out.rows):,} held-out rows" if data.held_out else ""
+    held_out = f"; {len(run.held_out.rows):,} held-out rows" if run.held_out else ""
     console.print(
-        f"{len(data.train.rows):,} rows, {data.train.tokens:,} tokens, "
-        f"{data.train.trained_tokens:,} of them trained{held_out}"
+        f"{len(run.rows.rows):,} rows, {run.rows.tokens:,} tokens, "
+        f"{run.rows.trained_tokens:,} of them trained{held_out}"
     )
     console.print(
         f"an optimizer step: {arguments.per_device_train_batch_size} rows a pass x "

@@ -14,19 +14,19 @@ from transformers import GptOssConfig, GptOssForCausalLM
 
 from prompt_distillation.errors import ConfigError
 from prompt_distillation.training.lora import expert_lora
-from prompt_distillation.training.lora.adapter import LoraSettings, lora_config
+from prompt_distillation.training.lora.adapter import find_targets, lora_config
 from prompt_distillation.training.lora.expert_lora import find_obstacle, set_expert_lora
-from prompt_distillation.training.lora.targets import find_targets
+from prompt_distillation.training.train_config import LoraSettings
 
 # A rank of 3 is no multiple of what a GPU's kernel takes.
-LORA = LoraSettings(rank=8, alpha=16, expert_rank=3, targets="all-linear")
+LORA = LoraSettings(lora_rank=8, lora_expert_rank=3, lora_targets="all-linear")
 IDS = torch.randint(3, 400, (2, 19), generator=torch.Generator().manual_seed(0))
 
 
 def adapt(model, way, *, settings=LORA, **changes):
     """The model under a random adapter; the same one for every way."""
-    targets = find_targets(model, settings.targets)
-    config = lora_config(settings, targets, expert_rank=settings.expert_rank)
+    targets = find_targets(model, settings.lora_targets)
+    config = lora_config(model, settings, targets)
     for name, value in changes.items():
         setattr(config, name, value)
     assert set_expert_lora(model, config, targets, way) == (way == "activations")
@@ -261,7 +261,7 @@ def test_auto_falls_back_with_the_reason(monkeypatch, caplog):
         model, replace(targets, parameters=("x.router_weight",))
     )
     monkeypatch.setattr(expert_lora, "TESTED_PEFT", "0.1")
-    config = lora_config(LORA, targets, expert_rank=3)
+    config = lora_config(model, LORA, targets)
     assert not set_expert_lora(model, config, targets, "auto")
     assert "PEFT" in caplog.text
     assert "tested with 0.1" in caplog.text
@@ -290,4 +290,4 @@ def test_experts_spread_over_devices_are_an_obstacle_and_no_mark_of_it_is_none()
 def test_a_dense_model_has_nothing_to_choose():
     model = build_student("qwen3", 400)
     targets = find_targets(model, "all-linear")
-    assert not set_expert_lora(model, lora_config(LORA, targets, expert_rank=3), targets, "auto")
+    assert not set_expert_lora(model, lora_config(model, LORA, targets), targets, "auto")

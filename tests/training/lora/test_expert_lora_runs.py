@@ -9,7 +9,6 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from prompt_distillation.checkpoints import merge_adapter
-from prompt_distillation.cli.train_settings import run_settings
 from prompt_distillation.training.lora.expert_lora import ParamWrapper
 from prompt_distillation.training.methods.sft import AnswerTrainer
 from prompt_distillation.training.run import train
@@ -48,8 +47,7 @@ def test_both_ways_train_the_same_student(student, train_file, tmp_path, wrapper
             held_out_answers=4,
             report_to="none",
         )
-        held_out = train_file.with_suffix(".heldout.jsonl")
-        result = train(run_settings(config, {}, held_out), Console(quiet=True))
+        result = train(config, console=Console(quiet=True))
         history = json.loads((config.output_dir / "log_history.json").read_text())
         curves.append([entry["loss"] for entry in history if "loss" in entry])
         curves[-1] += [entry["eval_loss"] for entry in history if "eval_loss" in entry]

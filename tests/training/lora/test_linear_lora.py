@@ -8,17 +8,17 @@ from peft import get_peft_model
 from training.tiny_student import build_student
 
 from prompt_distillation.training.lora import linear_lora
-from prompt_distillation.training.lora.adapter import LoraSettings, lora_config
+from prompt_distillation.training.lora.adapter import find_targets, lora_config
 from prompt_distillation.training.lora.linear_lora import set_linear_lora
-from prompt_distillation.training.lora.targets import find_targets
+from prompt_distillation.training.train_config import LoraSettings
 
-LORA = LoraSettings(rank=8, alpha=16, expert_rank=None, targets="attention")
+LORA = LoraSettings(lora_rank=8, lora_expert_rank=None, lora_targets="attention")
 IDS = torch.randint(3, 400, (2, 19), generator=torch.Generator().manual_seed(0))
 
 
 def adapted(*, ours, dtype=torch.float32, **changes):
     model = build_student("qwen3", 400).to(dtype)
-    config = lora_config(LORA, find_targets(model, LORA.targets), expert_rank=8)
+    config = lora_config(model, LORA, find_targets(model, LORA.lora_targets))
     for name, value in changes.items():
         setattr(config, name, value)
     if ours:

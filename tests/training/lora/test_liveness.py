@@ -1,20 +1,19 @@
 import pytest
 import torch
-from peft import get_peft_model
 from training.tiny_student import build_student
 
 from prompt_distillation.training.answering import Question
-from prompt_distillation.training.lora.adapter import LoraSettings, lora_config
+from prompt_distillation.training.lora.adapter import adapt
 from prompt_distillation.training.lora.liveness import (
     ADAPTER,
     BASE,
     MERGED,
     WITHOUT_EXPERTS,
-    compare,
+    check_liveness,
     score,
     score_adapter,
 )
-from prompt_distillation.training.lora.targets import find_targets
+from prompt_distillation.training.train_config import LoraSettings
 
 ASKED = [Question(list(range(10, 10 + n)), []) for n in (4, 9, 6)]
 ANSWERS = [[7, 2], [8, 9, 2], [11, 2]]
@@ -22,10 +21,8 @@ ANSWERS = [[7, 2], [8, 9, 2], [11, 2]]
 
 def adapted(seed=0):
     model = build_student("qwen3_moe", 400)
-    settings = LoraSettings(rank=4, alpha=16, expert_rank=2, targets="all-linear")
-    model = get_peft_model(
-        model, lora_config(settings, find_targets(model, "all-linear"), expert_rank=2)
-    ).eval()
+    settings = LoraSettings(lora_rank=4, lora_expert_rank=2, lora_targets="all-linear")
+    model = adapt(model, settings).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -55,19 +52,17 @@ def test_a_whole_merge_passes_and_one_without_experts_fails():
     again = score_adapter(model, ASKED, ANSWERS)
     assert torch.equal(scores[ADAPTER], again[ADAPTER])  # the model is as it was
     merged = model.merge_and_unload()
-    whole = compare(scores | {MERGED: score(merged, ASKED, ANSWERS)})
+    whole = check_liveness(scores | {MERGED: score(merged, ASKED, ANSWERS)})
     assert [pair.passes for pair in whole] == [True] * 4
-    half = compare(scores | {MERGED: scores[WITHOUT_EXPERTS]})
+    half = check_liveness(scores | {MERGED: scores[WITHOUT_EXPERTS]})
     assert [(pair.first, pair.second) for pair in half if not pair.passes] == [(ADAPTER, MERGED)]
-    none = compare(scores | {MERGED: scores[BASE]})
+    none = check_liveness(scores | {MERGED: scores[BASE]})
     assert (BASE, MERGED) in [(pair.first, pair.second) for pair in none if not pair.passes]
 
 
 def test_an_adapter_that_was_never_trained_is_not_alive():
     model = build_student("qwen3_moe", 400)
-    settings = LoraSettings(rank=4, alpha=16, expert_rank=2, targets="all-linear")
-    model = get_peft_model(
-        model, lora_config(settings, find_targets(model, "all-linear"), expert_rank=2)
-    ).eval()
-    pairs = compare(score_adapter(model, ASKED, ANSWERS))
+    settings = LoraSettings(lora_rank=4, lora_expert_rank=2, lora_targets="all-linear")
+    model = adapt(model, settings).eval()
+    pairs = check_liveness(score_adapter(model, ASKED, ANSWERS))
     assert not any(pair.passes for pair in pairs)

@@ -1,26 +1,26 @@
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from training.tiny_student import build_student
 
 from prompt_distillation.errors import ConfigError
 from prompt_distillation.training.lora.adapter import (
-    LoraSettings,
     TrainedKind,
+    adapt,
     count_parameters,
-    lora_config,
+    default_expert_rank,
+    find_targets,
     trained_kinds,
 )
-from prompt_distillation.training.lora.targets import default_expert_rank, find_targets
+from prompt_distillation.training.train_config import LoraSettings
 
 ATTENTION = tuple(f"self_attn.{name}_proj" for name in "qkvo")
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
-def adapted(model, *, targets="all-linear", rank=8, expert_rank=4):
-    settings = LoraSettings(rank=rank, alpha=16, expert_rank=expert_rank, targets=targets)
-    config = lora_config(settings, find_targets(model, targets), expert_rank=expert_rank)
-    return get_peft_model(model, config)
+def adapted(model, *, expert_rank=4, expert_lora="auto"):
+    settings = LoraSettings(lora_rank=8, lora_expert_rank=expert_rank, expert_lora=expert_lora)
+    return adapt(model, settings)
 
 
 def test_all_linear_reaches_attention_and_fused_experts_but_not_the_router():
@@ -77,7 +77,7 @@ def test_the_expert_rank_is_the_rank_over_the_active_experts():
 
 @pytest.mark.parametrize("experts", ["eager", "batched_mm", "grouped_mm"])
 def test_each_expert_has_its_own_update_and_every_implementation_sees_it(experts, tmp_path):
-    model = adapted(build_student("qwen3_moe", 400), expert_rank=2)
+    model = adapted(build_student("qwen3_moe", 400), expert_rank=2, expert_lora="folded")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name and "experts" in name:

@@ -2,19 +2,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import get_peft_model
 from training.shapes import qwen3_30b_a3b
 from training.tiny_student import build_student
 from transformers import Trainer, TrainingArguments
 
-from prompt_distillation.training.lora.adapter import LoraSettings, lora_config
-from prompt_distillation.training.lora.expert_lora import set_expert_lora
-from prompt_distillation.training.lora.targets import find_targets
-from prompt_distillation.training.memory.estimate import Plan, account
+from prompt_distillation.training.lora.adapter import adapt
+from prompt_distillation.training.memory.estimate import Workload, estimate_memory
 from prompt_distillation.training.memory.plan import SPARE
+from prompt_distillation.training.train_config import LoraSettings
 
-LORA = LoraSettings(rank=8, alpha=16, expert_rank=4, targets="all-linear")
-PLAN = Plan(
+LORA = LoraSettings(lora_rank=8, lora_expert_rank=4, lora_targets="all-linear")
+PLAN = Workload(
     base_dtype_bytes=4,
     lora=LORA,
     tokens_per_pass=96,
@@ -32,16 +30,13 @@ def model():
 
 def test_lasting_memory_is_counted_from_the_shapes(model):
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    counted = account(model.config, PLAN)
+    counted = estimate_memory(model.config, PLAN)
     assert counted.weights == 4 * parameters
-    targets = find_targets(model, "all-linear")
-    adapted = get_peft_model(
-        build_student("qwen3_moe", 400), lora_config(LORA, targets, expert_rank=4)
-    )
+    adapted = adapt(build_student("qwen3_moe", 400), LORA)
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert counted.adapters == counted.gradients == 4 * trained
     assert counted.optimizer == 8 * trained
-    full = account(model.config, replace(PLAN, lora=None))
+    full = estimate_memory(model.config, replace(PLAN, lora=None))
     assert (full.adapters, full.gradients) == (0, 4 * parameters)
 
 
@@ -54,11 +49,9 @@ def test_lasting_memory_is_counted_from_the_shapes(model):
     ],
 )  # fmt: skip
 def test_the_optimizers_state_is_what_bitsandbytes_holds_after_a_step(name, moments, tmp_path):
-    lora = replace(LORA, rank=256)  # tensors on both sides of 4,096 numbers
-    model = build_student("qwen3", 400)
-    adapted = get_peft_model(
-        model, lora_config(lora, find_targets(model, "all-linear"), expert_rank=4)
-    )
+    lora = replace(LORA, lora_rank=32)  # tensors on both sides of 4,096 numbers
+    model = build_student("qwen3", 400, hidden=160)
+    adapted = adapt(model, lora)
     arguments = TrainingArguments(
         str(tmp_path), optim=name, use_cpu=True, bf16=False, report_to="none"
     )
@@ -73,7 +66,7 @@ def test_the_optimizers_state_is_what_bitsandbytes_holds_after_a_step(name, mome
         for key, value in state.items()
         if key.startswith(("state", "absmax"))
     )
-    counted = account(model.config, replace(PLAN, lora=lora, optimizer=name)).optimizer
+    counted = estimate_memory(model.config, replace(PLAN, lora=lora, optimizer=name)).optimizer
     assert counted == held
     numbers = sum(parameter.numel() for parameter in trained)
     assert (counted < 4 * moments * numbers) == ("8bit" in name)
@@ -91,10 +84,7 @@ def test_counted_activations_are_what_a_real_forward_pass_saves(kind, expert_lor
     if kind == "gpt2":
         model.config.update({"resid_pdrop": dropout, "attn_pdrop": dropout})
         model = type(model)(model.config)
-    targets = find_targets(model, "all-linear")
-    adapter = lora_config(LORA, targets, expert_rank=4)
-    set_expert_lora(model, adapter, targets, expert_lora)
-    adapted = get_peft_model(model, adapter).train()
+    adapted = adapt(model, replace(LORA, expert_lora=expert_lora)).train()
     own = {parameter.untyped_storage().data_ptr() for parameter in adapted.parameters()}
     saved = {}
 
@@ -115,19 +105,19 @@ def test_counted_activations_are_what_a_real_forward_pass_saves(kind, expert_lor
         )
     assert output is not None
     lora = replace(LORA, expert_lora=expert_lora)
-    counted = account(model.config, replace(PLAN, lora=lora, mask_entries=96 * 96))
+    counted = estimate_memory(model.config, replace(PLAN, lora=lora, mask_entries=96 * 96))
     assert counted.layers == pytest.approx(sum(saved.values()), rel=0.02)
 
 
 def test_gradients_stand_beside_activations_only_where_a_step_has_several_passes(model):
-    once = account(model.config, replace(PLAN, lora=None))
-    twice = account(model.config, replace(PLAN, lora=None, passes=2))
+    once = estimate_memory(model.config, replace(PLAN, lora=None))
+    twice = estimate_memory(model.config, replace(PLAN, lora=None, passes=2))
     assert twice.total == once.total + once.gradients
 
 
 def test_checkpointing_keeps_one_layer_and_the_layer_inputs(model):
-    without = account(model.config, PLAN)
-    with_it = account(model.config, replace(PLAN, gradient_checkpointing=True))
+    without = estimate_memory(model.config, PLAN)
+    with_it = estimate_memory(model.config, replace(PLAN, gradient_checkpointing=True))
     assert with_it.layers == without.layers - without.layer
     assert with_it.checkpoints == 2 * 96 * 32 * 4
     assert with_it.total < without.total
@@ -136,17 +126,15 @@ def test_checkpointing_keeps_one_layer_and_the_layer_inputs(model):
 @pytest.mark.slow
 def test_the_reference_rank_on_every_expert_does_not_fit_80_gib_and_the_default_does():
     config = qwen3_30b_a3b()
-    plan = Plan(
+    plan = Workload(
         base_dtype_bytes=2,
-        lora=LoraSettings(
-            rank=32, alpha=16, expert_rank=32, targets="all-linear", expert_lora="folded"
-        ),
+        lora=LoraSettings(lora_rank=32, lora_expert_rank=32, expert_lora="folded"),
         tokens_per_pass=8192,
         trained_tokens_per_pass=64,
         gradient_checkpointing=True,
         optimizer="adamw_torch",
         on_gpu=True,
     )
-    assert account(config, plan).total / 2**30 > 80 * (1 - SPARE)
-    lora = replace(plan.lora, expert_rank=None)
-    assert account(config, replace(plan, lora=lora)).total / 2**30 < 70
+    assert estimate_memory(config, plan).total / 2**30 > 80 * (1 - SPARE)
+    lora = replace(plan.lora, lora_expert_rank=None)
+    assert estimate_memory(config, replace(plan, lora=lora)).total / 2**30 < 70

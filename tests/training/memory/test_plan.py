@@ -4,14 +4,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from prompt_distillation.cli.train_settings import run_settings
 from prompt_distillation.training import flops
-from prompt_distillation.training.display import show_plan
+from prompt_distillation.training.loading import prepare
 from prompt_distillation.training.memory import plan
-from prompt_distillation.training.memory.batches import MicroBatch
 from prompt_distillation.training.memory.estimate import GIB
-from prompt_distillation.training.memory.plan import memory_gib, plan_run, settle_checkpointing
-from prompt_distillation.training.memory.proposal import _adapter, _one_row_a_pass
+from prompt_distillation.training.memory.plan import (
+    MicroBatch,
+    device_memory_gib,
+    fill_micro_batch,
+    plan_run,
+    settle_checkpointing,
+)
+from prompt_distillation.training.progress import show_plan
 from prompt_distillation.training.train_config import TrainConfig
 
 
@@ -21,10 +25,10 @@ def settings(train_file, student, tmp_path):
         train_file=train_file,
         model_name=str(student),
         output_dir=tmp_path / "run",
-        lora_expert_rank=32,
+        lora_expert_rank=24,
         gradient_checkpointing=True,
     )
-    return run_settings(config, {}, None)
+    return prepare(config, {})
 
 
 def test_a_run_that_does_not_fit_gets_the_cheapest_flags_that_make_it_fit(settings):
@@ -33,11 +37,11 @@ def test_a_run_that_does_not_fit_gets_the_cheapest_flags_that_make_it_fit(settin
     assert roomy.proposal is None
     assert roomy.rows == 48
     assert roomy.steps == 3
-    tight = plan_run(settings, capacity_gib=roomy.account.total / GIB, on_gpu=False)
+    tight = plan_run(settings, capacity_gib=roomy.memory.total / GIB, on_gpu=False)
     assert not tight.fits
     flags, total = tight.proposal
     assert flags[0] == "--lora_expert_rank none"
-    assert total < roomy.account.total * 0.95
+    assert total < roomy.memory.total * 0.95
 
 
 def test_what_nothing_helps_gets_no_proposal(settings):
@@ -51,11 +55,11 @@ def test_the_proposal_is_the_account_of_the_run_with_its_flags_and_has_none_to_s
 ):
     flags = {"load_in_4bit": True, "gradient_checkpointing": True}
     quantised = plan_run(with_flags(settings, **flags), capacity_gib=80.0, on_gpu=False)
-    just_enough = quantised.account.total / GIB / 0.95 * 1.001
+    just_enough = quantised.memory.total / GIB / 0.95 * 1.001
     plan = plan_run(settings, capacity_gib=just_enough, on_gpu=False)
     # The steps before it in the list do not help enough, and are not asked for beside it.
     assert plan.proposal == (
-        ["--lora_expert_rank none", "--load_in_4bit"], quantised.account.total,
+        ["--lora_expert_rank none", "--load_in_4bit"], quantised.memory.total,
     )  # fmt: skip
     show_plan(Console(), quantised)
     assert "4 bits save" in capsys.readouterr().out
@@ -69,37 +73,36 @@ def test_activations_are_kept_where_they_fit_with_room_to_spare(settings, on_gpu
         with_flags(settings, gradient_checkpointing=value) for value in (None, False, True)
     )
     sizes = [
-        plan_run(one, capacity_gib=80.0, on_gpu=on_gpu).account.total for one in (kept, recomputed)
+        plan_run(one, capacity_gib=80.0, on_gpu=on_gpu).memory.total for one in (kept, recomputed)
     ]
     assert sizes[0] > sizes[1]
     for share_of_card, wanted in ((0.89, False), (0.91, True)):
         card = {"capacity_gib": sizes[0] / GIB / share_of_card, "on_gpu": on_gpu}
-        config, data = plan._read(settings)
-        settled = settle_checkpointing(asked, config, data, **card)
-        assert settled.sft["gradient_checkpointing"] is wanted
+        settled = settle_checkpointing(asked, **card)
+        assert settled.config.gradient_checkpointing is wanted
         planned = plan_run(asked, **card)
         assert planned.gradient_checkpointing is wanted
-        assert planned.account.total == sizes[wanted]
+        assert planned.memory.total == sizes[wanted]
         for said in (kept, recomputed):
-            assert settle_checkpointing(said, config, data, **card) == said
+            assert settle_checkpointing(said, **card) == said
 
 
 def test_what_cannot_be_counted_is_trained_all_the_same(settings, monkeypatch, caplog):
     def fail(*arguments):
         raise NotImplementedError("no shape without data")
 
-    monkeypatch.setattr(plan, "account", fail)
+    monkeypatch.setattr(plan, "estimate_memory", fail)
     asked = with_flags(settings)
-    settled = settle_checkpointing(asked, *plan._read(asked), on_gpu=False)
-    assert settled.sft["gradient_checkpointing"] is True
+    settled = settle_checkpointing(asked, on_gpu=False)
+    assert settled.config.gradient_checkpointing is True
     assert "Qwen3MoeConfig (no shape without data)" in caplog.text
 
 
 def test_code_that_comes_with_a_model_is_not_run_to_count_it(settings, monkeypatch, caplog):
-    monkeypatch.setattr(plan, "account", lambda *arguments: pytest.fail("counted"))
-    asked = with_flags(settings, {"trust_remote_code": True})
-    settled = settle_checkpointing(asked, *plan._read(asked), on_gpu=False)
-    assert settled.sft["gradient_checkpointing"] is True
+    monkeypatch.setattr(plan, "estimate_memory", lambda *arguments: pytest.fail("counted"))
+    asked = with_flags(settings, trust_remote_code=True)
+    settled = settle_checkpointing(asked, on_gpu=False)
+    assert settled.config.gradient_checkpointing is True
     assert "its code is its own" in caplog.text
 
 
@@ -109,26 +112,27 @@ def test_processes_share_the_memory_of_a_machine(monkeypatch):
     )  # vLLM leaves it to the tests after its own
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 14}
     monkeypatch.setattr(os, "sysconf", pages.__getitem__)
-    assert memory_gib(on_gpu=False) == 2**-4
+    assert device_memory_gib(on_gpu=False) == 2**-4
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert memory_gib(on_gpu=False) == 2**-6
+    assert device_memory_gib(on_gpu=False) == 2**-6
 
 
 def test_a_proposal_counts_activations_as_the_run_with_it_would(settings):
-    least = plan_run(settings, capacity_gib=80.0, on_gpu=False).account.total
-    tight = least / GIB  # the allocator's fragments have no room
-    asked = with_flags(settings, lora_expert_rank=32)
+    asked = with_flags(settings, lora_rank=4, lora_expert_rank=24, gradient_checkpointing=True)
+    # The allocator's fragments have no room.
+    tight = plan_run(asked, capacity_gib=80.0, on_gpu=False).memory.total / GIB
+    asked = with_flags(settings, lora_rank=4, lora_expert_rank=24)
     plan = plan_run(asked, capacity_gib=tight, on_gpu=False)
     flags, total = plan.proposal
     assert flags == ["--lora_expert_rank none"]
-    run = with_flags(settings)
-    assert total == plan_run(run, capacity_gib=tight, on_gpu=False).account.total
+    run = with_flags(settings, lora_rank=4)
+    assert total == plan_run(run, capacity_gib=tight, on_gpu=False).memory.total
 
 
 def test_smaller_batches_and_an_adapter_are_counted_with_all_that_follows_from_them(settings):
     full = with_flags(settings, use_lora=False, max_length=256)
     counted = {
-        name: plan_run(changed, capacity_gib=80.0, on_gpu=True).account.total
+        name: plan_run(changed, capacity_gib=80.0, on_gpu=True).memory.total
         for name, changed in {
             "full": full,
             "one row": with_flags(
@@ -139,13 +143,15 @@ def test_smaller_batches_and_an_adapter_are_counted_with_all_that_follows_from_t
         }.items()
     }  # fmt: skip
     total = {}
-    for way in (_one_row_a_pass, _adapter):
-        flags, changed = way(full)
-        total[flags] = plan_run(changed, capacity_gib=80.0, on_gpu=True).account.total
+    for way in plan.WAYS:
+        changes = way(plan._values(full))
+        if {"per_device_train_batch_size", "use_lora"} & changes.keys():
+            changed = plan_run(plan.with_flags(full, changes), capacity_gib=80.0, on_gpu=True)
+            total[tuple(changes)] = changed.memory.total
     assert total == {
-        "--per_device_train_batch_size 1 --gradient_accumulation_steps 16": counted["one row"],
+        ("per_device_train_batch_size", "gradient_accumulation_steps"): counted["one row"],
         # On a GPU the frozen base is in bfloat16.
-        "--use_lora true": counted["adapter"],
+        ("use_lora",): counted["adapter"],
     }
     assert counted["adapter"] < counted["full"]
 
@@ -187,5 +193,30 @@ def test_steps_of_a_cut_run_of_a_part_of_an_epoch_and_of_packed_rows(settings):
 
 
 def with_flags(settings, sft=None, **flags):
-    config = TrainConfig.of(train_file=settings.train_file, model_name=settings.model.name, **flags)
-    return run_settings(config, sft or {}, None)
+    """The run of the same rows with other flags than the fixture's."""
+    given = settings.config
+    config = TrainConfig.of(
+        train_file=given.train_file, model_name=given.model.model_name, eval_file="none", **flags
+    )
+    return prepare(config, sft or {})
+
+
+def fill(lengths, max_tokens, *, rows=4, steps=4):
+    return fill_micro_batch(lengths, MicroBatch(rows, steps), max_tokens=max_tokens)
+
+
+def test_short_rows_make_one_pass_of_the_whole_step():
+    assert fill([30] * 100, 8192) == MicroBatch(16, 1)
+
+
+def test_the_longest_rows_may_meet_and_must_fit():
+    assert fill([2000] * 8 + [10] * 100, 8192) == MicroBatch(4, 4)
+    assert fill([2000] * 3 + [10] * 100, 8192) == MicroBatch(16, 1)
+    assert fill([800] * 100, 8192) == MicroBatch(8, 2)
+
+
+@pytest.mark.parametrize("steps", range(1, 13))
+def test_the_effective_batch_stays(steps):
+    for max_tokens in (100, 500, 1000, 5000):
+        batch = fill([40] * 500, max_tokens, rows=3, steps=steps)
+        assert batch.rows * batch.accumulation_steps == 3 * steps

@@ -3,17 +3,16 @@
 import pytest
 import torch
 from datasets import Dataset
-from peft import get_peft_model
 from training.tiny_student import build_student, write_rows
 from trl import SFTConfig, SFTTrainer
 
 from prompt_distillation.data.chat_rows import read_chat_rows
 from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
-from prompt_distillation.training.lora.adapter import LoraSettings, lora_config
-from prompt_distillation.training.lora.targets import find_targets
+from prompt_distillation.training.lora.adapter import adapt
 from prompt_distillation.training.methods.sft import AnswerTrainer
+from prompt_distillation.training.train_config import LoraSettings
 
-LORA = LoraSettings(rank=8, alpha=16, expert_rank=4, targets="all-linear")
+LORA = LoraSettings(lora_rank=8, lora_expert_rank=4, lora_targets="all-linear")
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +31,7 @@ def rows(tokenizer, tmp_path_factory):
 
 def adapted_student(kind, vocabulary):
     model = build_student(kind, vocabulary)
-    model = get_peft_model(
-        model, lora_config(LORA, find_targets(model, "all-linear"), expert_rank=4)
-    )
+    model = adapt(model, LORA)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -15,15 +15,15 @@ from training.tiny_student import build_student, save_student
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from prompt_distillation.errors import ConfigError, ModelError
-from prompt_distillation.training.loading import ModelSettings, load_model
-from prompt_distillation.training.lora.adapter import LoraSettings
-from prompt_distillation.training.memory.estimate import GIB, Plan, account
+from prompt_distillation.training.loading import load_student
+from prompt_distillation.training.memory.estimate import GIB, Workload, estimate_memory
 from prompt_distillation.training.quantisation.base_weights import (
     base_bytes,
     held_bytes,
     quantised_names,
 )
-from prompt_distillation.training.quantisation.four_bit import FourBitSettings, FourBitTensor
+from prompt_distillation.training.quantisation.four_bit import FourBitTensor
+from prompt_distillation.training.train_config import FourBitConfig, LoraSettings, TrainConfig
 
 pytest.importorskip("bitsandbytes")
 
@@ -31,8 +31,10 @@ ROOT = Path(__file__).parents[3]
 
 
 def load(folder, settings, **options):
-    model = ModelSettings(name=str(folder), four_bit=settings, init_options={}, **options)
-    return load_model(model, use_lora=True, on_gpu=False)
+    config = TrainConfig.of(model_name=str(folder), **options)
+    if settings is not None:
+        config = replace(config, four_bit=replace(settings, load_in_4bit=True))
+    return load_student(config, {}, on_gpu=False)
 
 
 def quantised(model):
@@ -41,7 +43,7 @@ def quantised(model):
 
 @pytest.mark.parametrize("experts", [True, False])
 def test_linear_layers_and_experts_are_quantised_and_nothing_else(student, experts):
-    settings = FourBitSettings(experts=experts)
+    settings = FourBitConfig(bnb_4bit_experts=experts)
     model = load(student, settings)
     layer = {f"self_attn.{name}_proj.weight" for name in "qkvo"}
     if experts:
@@ -58,27 +60,30 @@ def test_linear_layers_and_experts_are_quantised_and_nothing_else(student, exper
 
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
 def test_dense_students_too(kind, tmp_path):
-    model = load(save_student(tmp_path / kind, kind), FourBitSettings())
+    model = load(save_student(tmp_path / kind, kind), FourBitConfig())
     assert len(quantised(model)) == {"qwen3": 14, "gpt2": 8}[kind]
     model(torch.arange(8)[None]).logits.sum().backward()
 
 
-def test_the_account_of_the_weights_is_what_they_take(student, tokenizer):
+def test_the_estimate_of_the_weights_is_what_they_take(student, tokenizer):
     model = build_student("qwen3_moe", len(tokenizer))
-    for settings in (None, FourBitSettings(experts=False), FourBitSettings(double_quant=True)):
+    for settings in (
+        None,
+        FourBitConfig(bnb_4bit_experts=False),
+        FourBitConfig(use_bnb_nested_quant=True),
+    ):
         counted = base_bytes(model, settings, dtype_bytes=4)
         # Code books (64 bytes, doubly quantised 1 KiB more) weigh here, and nothing in a real one.
         names = [] if settings is None else list(quantised_names(model, settings))
-        books = sum(64 + 1028 * settings.double_quant for _ in names)
+        books = sum(64 + 1028 * settings.use_bnb_nested_quant for _ in names)
         assert held_bytes(load(student, settings)) == pytest.approx(counted.total + books, rel=0.03)
 
 
 LOADING = """
 import sys, threading, time
 from dataclasses import replace
-from prompt_distillation.training.lora.adapter import LoraSettings
-from prompt_distillation.training.quantisation.four_bit import FourBitSettings
-from prompt_distillation.training.loading import ModelSettings, load_model
+from prompt_distillation.training.loading import load_student
+from prompt_distillation.training.train_config import TrainConfig
 from prompt_distillation.training.quantisation.base_weights import held_bytes
 
 def anonymous():  # what is allocated; pages of the checkpoint's file are the kernel's to keep
@@ -91,15 +96,16 @@ def watch():
         peak = max(peak, anonymous())
         time.sleep(0.002)
 
-settings = ModelSettings(
-    name=sys.argv[1], dtype="bfloat16", init_options={}, four_bit=FourBitSettings()
-)
-load_model(replace(settings, name=sys.argv[2]), use_lora=True, on_gpu=False)  # what is imported
+def load(name):
+    config = TrainConfig.of(model_name=name, dtype="bfloat16", load_in_4bit=True)
+    return load_student(config, {}, on_gpu=False)
+
+load(sys.argv[2])  # what is imported
 start = peak = anonymous()
 done = threading.Event()
 watcher = threading.Thread(target=watch)
 watcher.start()
-model = load_model(settings, use_lora=True, on_gpu=False)
+model = load(sys.argv[1])
 done.set(); watcher.join()
 print(peak - start, held_bytes(model))
 """
@@ -130,7 +136,7 @@ def test_the_whole_model_is_never_in_memory_while_it_is_loaded(student, tmp_path
 def test_launchers_that_cut_the_weights_are_refused(student, monkeypatch, variable):
     monkeypatch.setenv(variable, "true")
     with pytest.raises(ConfigError, match=r"does not go with .*use DDP"):
-        load(student, FourBitSettings())
+        load(student, FourBitConfig())
 
 
 def test_a_model_that_is_quantised_already_is_refused(tmp_path):
@@ -139,18 +145,16 @@ def test_a_model_that_is_quantised_already_is_refused(tmp_path):
     config["quantization_config"] = {"quant_method": "fp8"}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"quantised already \(fp8\)"):
-        load(folder, FourBitSettings())
+        load(folder, FourBitConfig())
 
 
 @pytest.mark.slow
 def test_qwen3_30b_a3b_fits_24_gib_by_the_recipe_and_48_without_its_last_savings():
     recipe = yaml.safe_load((ROOT / "recipes" / "small-gpu-train.yaml").read_text())
     config = qwen3_30b_a3b()
-    lora = LoraSettings(
-        rank=recipe["lora_rank"], alpha=recipe["lora_alpha"], expert_rank=None, targets="all-linear"
-    )
+    lora = LoraSettings(lora_rank=recipe["lora_rank"], lora_alpha=recipe["lora_alpha"])
     tokens = recipe["max_length"] * recipe["per_device_train_batch_size"]
-    tight = Plan(
+    tight = Workload(
         base_dtype_bytes=2,
         lora=lora,
         tokens_per_pass=tokens,
@@ -160,14 +164,14 @@ def test_qwen3_30b_a3b_fits_24_gib_by_the_recipe_and_48_without_its_last_savings
         gradient_checkpointing=recipe["gradient_checkpointing"],
         optimizer=recipe["optim"],
         on_gpu=True,
-        four_bit=FourBitSettings(double_quant=recipe["use_bnb_nested_quant"]),
+        four_bit=FourBitConfig(use_bnb_nested_quant=recipe["use_bnb_nested_quant"]),
     )
     roomy = replace(
-        tight, four_bit=FourBitSettings(), optimizer="adamw_torch", passes=4,
+        tight, four_bit=FourBitConfig(), optimizer="adamw_torch", passes=4,
         tokens_per_pass=4 * tokens, mask_entries=16 * tokens**2,
     )  # fmt: skip
-    linear_alone = replace(roomy, four_bit=FourBitSettings(experts=False))
-    totals = [account(config, plan).total / GIB for plan in (tight, roomy, linear_alone)]
+    linear_alone = replace(roomy, four_bit=FourBitConfig(bnb_4bit_experts=False))
+    totals = [estimate_memory(config, plan).total / GIB for plan in (tight, roomy, linear_alone)]
     assert totals[0] < 0.95 * 24
     assert totals[1] < 0.95 * 48
     assert totals[2] > 48  # what bitsandbytes' own layers reach is not enough

@@ -6,10 +6,11 @@ from torch.nn.functional import grouped_mm, linear
 from training.devices import GPU
 
 from prompt_distillation.training.quantisation.four_bit import (
-    FourBitSettings,
     FourBitTensor,
+    bytes_per_number,
     quantise,
 )
+from prompt_distillation.training.train_config import FourBitConfig
 
 pytest.importorskip("bitsandbytes")
 
@@ -18,7 +19,7 @@ BLOCK = 64
 
 def held(*shape, dtype=torch.float32, **settings):
     torch.manual_seed(0)
-    return quantise(torch.randn(shape, dtype=dtype), FourBitSettings(**settings))
+    return quantise(torch.randn(shape, dtype=dtype), FourBitConfig(**settings))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -36,9 +37,11 @@ def test_a_weight_comes_back_from_its_sixteen_values_and_its_blocks_scales(shape
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
 def test_what_four_bits_and_their_scales_take_and_cost(quant_type):
     shape = (16, 256, 256)
-    once, twice = (held(*shape, quant_type=quant_type, double_quant=d) for d in (False, True))
+    once, twice = (
+        held(*shape, bnb_4bit_quant_type=quant_type, use_bnb_nested_quant=d) for d in (False, True)
+    )
     for tensor, double_quant in ((once, False), (twice, True)):
-        each = FourBitSettings(double_quant=double_quant).bytes_per_number
+        each = bytes_per_number(FourBitConfig(use_bnb_nested_quant=double_quant))
         # The two code books of 16 and 256 values come on top, once a weight.
         assert tensor.held_bytes == pytest.approx(tensor.numel() * each, rel=0.003)
     torch.manual_seed(0)
@@ -53,7 +56,7 @@ def test_what_four_bits_and_their_scales_take_and_cost(quant_type):
 def test_products_are_those_of_the_dequantised_weight_forward_and_backward(device):
     options = {"dtype": torch.bfloat16, "device": device}
     torch.manual_seed(0)
-    settings = FourBitSettings(double_quant=True)
+    settings = FourBitConfig(use_bnb_nested_quant=True)
     weight = quantise(torch.randn(48, 32, **options), settings)
     stack = quantise(torch.randn(4, 48, 32, **options), settings)
     tokens = torch.randn(12, 32, requires_grad=True, **options)

@@ -21,14 +21,13 @@ from peft.tuners import lora
 from transformers.integrations.moe import ExpertsInterface
 
 from prompt_distillation.errors import ConfigError
-from prompt_distillation.training.lora.adapter import ExpertLora
+from prompt_distillation.training.lora.adapter import Targets, kind_of
 from prompt_distillation.training.lora.grouped_products import (
     AdaptedProduct,
     FrozenStack,
     LowRank,
     group_by_expert,
 )
-from prompt_distillation.training.lora.targets import Targets, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ TESTED_PEFT = "0.21"
 _STACKS = frozenset({"gate_up_proj", "up_proj", "down_proj"})
 
 
-def set_expert_lora(model: Any, config: Any, targets: Targets, way: ExpertLora) -> bool:
+def set_expert_lora(model: Any, config: Any, targets: Targets, way: str) -> bool:
     """Have the adapters of fused experts applied in the wanted way, once PEFT puts them on.
 
     Args:

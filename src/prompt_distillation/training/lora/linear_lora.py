@@ -18,14 +18,32 @@ from torch.nn import functional
 from prompt_distillation.training.lora.expert_lora import peft_is_tested
 
 
+class _ExactType(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return type(instance) is torch.nn.Linear
+
+
+class _PlainLinear(metaclass=_ExactType):
+    """What PEFT finds to be a plain linear layer, and not one of its quantised subclasses."""
+
+
 def set_linear_lora(config: Any) -> None:
     """Have PEFT put `Linear` on linear layers, where PEFT is the release that it was written for.
+
+    Subclasses, such as bitsandbytes' layers, are left to PEFT: each needs a wrapper of its own.
 
     Args:
         config: PEFT's `LoraConfig` that a model will be adapted by.
     """
     if peft_is_tested():
-        config._register_custom_module({torch.nn.Linear: Linear})
+        config._register_custom_module({_PlainLinear: _wrap})
+
+
+def _wrap(
+    target: Any, adapter_name: str, *, parameter_name: str | None = None, **options: Any
+) -> Any:
+    """A linear layer named by its weight (`adapter.Targets.by_weight`) is adapted as any other."""
+    return Linear(target, adapter_name, **options)
 
 
 class Linear(lora.Linear):  # type: ignore[misc]

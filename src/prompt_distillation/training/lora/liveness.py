@@ -42,11 +42,11 @@ was learnt would be at stake. The example student measures 0.016."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class LivenessCheck:
     """Two ways of loading, side by side.
 
     Attributes:
-        should_agree: what is wanted of them.
+        should_agree: what is expected of them.
         difference: mean absolute difference in nats.
         limit: the largest (agree) or smallest (differ) difference allowed.
     """
@@ -59,11 +59,11 @@ class Comparison:
 
     @property
     def passes(self) -> bool:
-        """Whether it is as wanted."""
+        """Whether it is as expected."""
         return (self.difference <= self.limit) == self.should_agree
 
 
-def compare(scores: Scores) -> list[Comparison]:
+def check_liveness(scores: Scores) -> list[LivenessCheck]:
     """Judge every pair of ways that matters and was scored."""
 
     def difference(first: str, second: str) -> float:
@@ -83,7 +83,7 @@ def compare(scores: Scores) -> list[Comparison]:
         (BASE, SERVED_QUANTISED, None),
     ]
     return [
-        Comparison(
+        LivenessCheck(
             first=first,
             second=second,
             should_agree=share is not None,

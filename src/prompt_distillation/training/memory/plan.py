@@ -4,38 +4,36 @@ import copy
 import logging
 import math
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from prompt_distillation.data.chat_rows import read_chat_rows
-from prompt_distillation.errors import ModelError
+from prompt_distillation.config import flat
 from prompt_distillation.machine import memory_bytes
-from prompt_distillation.training.encode import IGNORED, EncodedRows, encode_rows, end_of_turn_ids
-from prompt_distillation.training.loading import load_tokenizer
-from prompt_distillation.training.lora.targets import number_of_experts
-from prompt_distillation.training.memory.batches import MicroBatch
+from prompt_distillation.training.encode import IGNORED, EncodedRows
+from prompt_distillation.training.loading import PreparedRun, base_dtype, process_count
+from prompt_distillation.training.lora.adapter import ALL_LINEAR, ATTENTION, number_of_experts
 from prompt_distillation.training.memory.estimate import (
     GIB,
-    MemoryAccount,
-    Plan,
-    account,
+    MemoryEstimate,
+    Workload,
     base_weights,
+    estimate_memory,
     meta_model,
 )
-from prompt_distillation.training.memory.proposal import propose
 from prompt_distillation.training.quantisation.base_weights import BaseBytes
-from prompt_distillation.training.settings import RunSettings, micro_batch
+from prompt_distillation.training.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 SPARE = 0.05
-"""Share of a card kept free: the allocator's fragments, which no account can know."""
+"""Share of a card kept free: the allocator's fragments, which no estimate can know."""
 
 SPARE_WHEN_KEPT = 0.1
-"""The same where activations are kept unasked: a run that ends for want of memory is worse than a
-slower one."""
+"""The same where activations are kept by default: a run that ends for want of memory is worse than
+a slower one."""
 
 ASSUMED_UTILISATION = 0.15
 """Model-FLOPs utilisation that the time estimate assumes where there are tokens enough: a cautious
@@ -47,19 +45,35 @@ one, and 4-bit experts are dequantised. Measured on an H200 at the shape of Qwen
 tokens a pass (benchmarks/training_profile.py; eight steps of recipes/small-gpu-train.yaml);
 recomputing by the kernels that it adds. A dense layer launches somewhat fewer."""
 
+SMALL_RANK = 8
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """How an optimizer step is cut into passes.
+
+    Attributes:
+        rows: per pass and device.
+        accumulation_steps: passes per optimizer step.
+    """
+
+    rows: int
+    accumulation_steps: int
+
 
 @dataclass(frozen=True, kw_only=True)
-class RunPlan:
+class TrainingPlan:
     """What a run would be.
 
     Attributes:
         rows: trained on, per epoch.
         tokens: of them, per epoch.
         micro_batch: how a step is cut.
+        processes: that train together.
         gradient_checkpointing: whether layers are recomputed.
         steps: optimizer steps of the whole run.
-        tokens_per_step: in each of them, on average.
-        account: bytes per device.
+        tokens_per_step: in each of them, on average, over all processes.
+        memory: bytes per device.
         base: of it, the base model's weights, by what they are.
         base_unquantised: the same without 4 bits.
         capacity: bytes of the card it is compared with.
@@ -71,10 +85,11 @@ class RunPlan:
     rows: int
     tokens: int
     micro_batch: MicroBatch
+    processes: int
     gradient_checkpointing: bool
     steps: int
     tokens_per_step: float
-    account: MemoryAccount
+    memory: MemoryEstimate
     base: BaseBytes
     base_unquantised: BaseBytes
     capacity: float
@@ -83,89 +98,140 @@ class RunPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether the account stays below the card, fragments spared."""
-        return self.account.total <= self.capacity * (1 - SPARE)
+        """Whether the peak stays below the card's memory, with room for fragments."""
+        return self.memory.total <= self.capacity * (1 - SPARE)
 
 
-def plan_run(settings: RunSettings, *, capacity_gib: float, on_gpu: bool) -> RunPlan:
-    """Count a run without loading its weights.
+def plan_run(run: PreparedRun, *, capacity_gib: float, on_gpu: bool) -> TrainingPlan:
+    """Estimate a run without loading its weights."""
 
-    Raises:
-        InputError: as for the run itself.
-        ModelError: the model's configuration or tokenizer cannot be read.
-    """
-    config, data = _read(settings)
+    def settled(changed: PreparedRun) -> PreparedRun:
+        return _checkpointing_that_fits(changed, capacity_gib=capacity_gib, on_gpu=on_gpu)
 
-    def settled(asked: RunSettings) -> RunSettings:
-        return _settled(asked, config, data, capacity_gib=capacity_gib, on_gpu=on_gpu)
+    def total(changed: PreparedRun) -> float:
+        return estimate_memory(run.model_config, workload(settled(changed), on_gpu=on_gpu)).total
 
-    def total(asked: RunSettings) -> float:
-        return account(config, _memory_plan(settled(asked), data, on_gpu=on_gpu)).total
-
-    asked, settings = settings, settled(settings)
-    plan = _memory_plan(settings, data, on_gpu=on_gpu)
-    counted = account(config, plan)
+    asked, run = run, settled(run)
+    work = workload(run, on_gpu=on_gpu)
+    memory = estimate_memory(run.model_config, work)
     capacity = capacity_gib * GIB
     limit = capacity * (1 - SPARE)
-    batch = micro_batch(settings, data)
-    steps, tokens_per_step = _steps(settings, data, batch)
-
-    passes = steps * batch.accumulation_steps
-    return RunPlan(
-        rows=len(data.rows),
-        tokens=data.tokens,
+    batch = micro_batch(run)
+    steps, tokens_per_step = _steps(run, batch)
+    return TrainingPlan(
+        rows=len(run.rows.rows),
+        tokens=run.rows.tokens,
         micro_batch=batch,
-        gradient_checkpointing=plan.gradient_checkpointing,
+        processes=process_count(),
+        gradient_checkpointing=work.gradient_checkpointing,
         steps=steps,
         tokens_per_step=tokens_per_step,
-        account=counted,
-        base=base_weights(config, plan),
-        base_unquantised=base_weights(config, replace(plan, four_bit=None)),
+        memory=memory,
+        base=base_weights(run.model_config, work),
+        base_unquantised=base_weights(run.model_config, replace(work, four_bit=None)),
         capacity=capacity,
-        proposal=propose(asked, total, limit=limit) if counted.total > limit else None,
-        seconds=_seconds(config, plan, tokens=steps * tokens_per_step, passes=passes),
+        proposal=propose(asked, total, limit=limit) if memory.total > limit else None,
+        seconds=_seconds(
+            run.model_config,
+            work,
+            tokens=steps * tokens_per_step / process_count(),
+            passes=steps * batch.accumulation_steps,
+        ),
     )
 
 
-def settle_checkpointing(
-    settings: RunSettings,
-    config: Any,
-    data: EncodedRows,
-    *,
-    on_gpu: bool,
-    capacity_gib: float | None = None,
-) -> RunSettings:
-    """Recompute activations unless they leave a tenth of the memory free, or the user has said.
+def micro_batch(run: PreparedRun) -> MicroBatch:
+    """How an optimizer step is cut into passes: as asked for, or filled."""
+    config = run.config
+    asked = MicroBatch(config.per_device_train_batch_size, config.gradient_accumulation_steps)
+    if not config.fill_micro_batch or packs(run):
+        return asked
+    return fill_micro_batch(
+        run.rows.lengths(),
+        asked,
+        # A pass never holds more than the rows asked for at full length would.
+        max_tokens=config.max_length * config.per_device_train_batch_size,
+    )
+
+
+def fill_micro_batch(lengths: Sequence[int], asked: MicroBatch, *, max_tokens: int) -> MicroBatch:
+    """The fewest passes with the same rows per optimizer step and at most ``max_tokens`` a pass.
+
+    An optimizer step of 4 rows x 4 accumulation steps takes the gradient of the mean loss over the
+    labelled tokens of all 16 rows (transformers divides by their number over the whole step). The
+    same 16 rows laid end to end in one pass, each attending to itself only, have the same gradient.
+    A pass reads every weight, and in a mixture of experts nearly all of them for few tokens as for
+    many. So one full pass beats four thin ones.
 
     Args:
-        settings: of the run; ``sft["gradient_checkpointing"]`` is None where it shall be settled.
-        config: of the model.
-        data: the rows trained on.
+        lengths: tokens of each row of the training file.
+        asked: rows and passes; the passes of the result divide these.
+        max_tokens: what a pass may hold even if the longest rows meet in it.
+    """
+    longest = sorted(lengths, reverse=True)
+    for steps in range(1, asked.accumulation_steps + 1):
+        if asked.accumulation_steps % steps:
+            continue
+        merged = asked.rows * (asked.accumulation_steps // steps)
+        if sum(longest[:merged]) <= max_tokens:
+            return MicroBatch(merged, steps)
+    return asked
+
+
+def packs(run: PreparedRun) -> bool:
+    """Whether TRL joins rows to sequences of ``max_length`` tokens."""
+    return bool(run.options.get("packing", False))
+
+
+def settle_checkpointing(
+    run: PreparedRun, *, on_gpu: bool, capacity_gib: float | None = None
+) -> PreparedRun:
+    """Decide on recomputing activations where the user has not.
+
+    They are kept if a tenth of the memory stays free then.
+
+    Args:
+        run: its ``gradient_checkpointing`` is None where it shall be settled.
         on_gpu: whether it trains on a GPU.
         capacity_gib: of the device; None asks it.
     """
-    if settings.sft["gradient_checkpointing"] is not None:
-        return settings
-    if settings.model.trust_remote_code:
-        return _uncounted(settings, config, "its code is its own")
-    config = copy.deepcopy(config)  # a model is built from it, and sets what it likes
-    capacity_gib = memory_gib(on_gpu=on_gpu) if capacity_gib is None else capacity_gib
+    if run.config.gradient_checkpointing is not None:
+        return run
+    if run.config.model.trust_remote_code:
+        return _uncounted(run, "its code is its own")
+    if capacity_gib is None:
+        capacity_gib = device_memory_gib(on_gpu=on_gpu)
     try:
-        return _settled(settings, config, data, capacity_gib=capacity_gib, on_gpu=on_gpu)
-    except Exception as error:  # noqa: BLE001 - of any architecture; the run needs no account
-        return _uncounted(settings, config, error)
+        return _checkpointing_that_fits(run, capacity_gib=capacity_gib, on_gpu=on_gpu)
+    except Exception as error:  # noqa: BLE001 - of any architecture; the run needs no estimate
+        return _uncounted(run, error)
 
 
-def _uncounted(settings: RunSettings, config: Any, reason: object) -> RunSettings:
+def _checkpointing_that_fits(run: PreparedRun, *, capacity_gib: float, on_gpu: bool) -> PreparedRun:
+    if run.config.gradient_checkpointing is not None:
+        return run
+    kept = _with_checkpointing(run, False)
+    # A model is built from the configuration, and sets in it what it likes.
+    model_config = copy.deepcopy(run.model_config)
+    needed = estimate_memory(model_config, workload(kept, on_gpu=on_gpu)).total
+    fits = needed <= capacity_gib * GIB * (1 - SPARE_WHEN_KEPT)
+    return kept if fits else _with_checkpointing(run, True)
+
+
+def _uncounted(run: PreparedRun, reason: object) -> PreparedRun:
     logger.warning(
-        "activations are recomputed: what they take cannot be counted for %s (%s); "
+        "activations are recomputed: what they take cannot be estimated for %s (%s); "
         "--gradient_checkpointing false keeps them",
-        type(config).__name__, reason,
+        type(run.model_config).__name__, reason,
     )  # fmt: skip
-    return _with_checkpointing(settings, True)
+    return _with_checkpointing(run, True)
 
 
-def memory_gib(*, on_gpu: bool) -> float:
+def _with_checkpointing(run: PreparedRun, value: bool) -> PreparedRun:
+    return replace(run, config=replace(run.config, gradient_checkpointing=value))
+
+
+def device_memory_gib(*, on_gpu: bool) -> float:
     """All memory of this process's GPU, or its share of the machine's, in GiB.
 
     All of it, not what is free: that differs from run to run, and between processes.
@@ -176,76 +242,43 @@ def memory_gib(*, on_gpu: bool) -> float:
     return memory_bytes() / GIB / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _settled(
-    settings: RunSettings, config: Any, data: EncodedRows, *, capacity_gib: float, on_gpu: bool
-) -> RunSettings:
-    if settings.sft["gradient_checkpointing"] is not None:
-        return settings
-    kept = _with_checkpointing(settings, False)
-    needed = account(config, _memory_plan(kept, data, on_gpu=on_gpu)).total
-    fits = needed <= capacity_gib * GIB * (1 - SPARE_WHEN_KEPT)
-    return kept if fits else _with_checkpointing(settings, True)
-
-
-def _with_checkpointing(settings: RunSettings, value: bool) -> RunSettings:
-    return replace(settings, sft={**settings.sft, "gradient_checkpointing": value})
-
-
-def _read(settings: RunSettings) -> tuple[Any, EncodedRows]:
-    """The model's configuration and the encoded rows."""
-    from transformers import AutoConfig, GenerationConfig
-
-    tokenizer = load_tokenizer(settings.model, chat_template_path=settings.chat_template_path)
-    try:
-        config = AutoConfig.from_pretrained(
-            settings.model.name, trust_remote_code=settings.model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot read the configuration of {settings.model.name}: {error}"
-        ) from error
-    generation = GenerationConfig.from_model_config(config)
-    return config, encode_rows(
-        read_chat_rows(settings.train_file), tokenizer,
-        stop_ids=end_of_turn_ids(tokenizer, generation), max_length=settings.max_length,
-    )  # fmt: skip
-
-
-def _steps(settings: RunSettings, data: EncodedRows, batch: MicroBatch) -> tuple[int, float]:
+def _steps(run: PreparedRun, batch: MicroBatch) -> tuple[int, float]:
     """Optimizer steps of the run, and tokens in each."""
-    rows = -(-data.tokens // settings.max_length) if settings.packing else len(data.rows)
-    rows_per_step = batch.rows * batch.accumulation_steps
+    data = run.rows
+    rows = -(-data.tokens // run.config.max_length) if packs(run) else len(data.rows)
+    rows_per_step = batch.rows * batch.accumulation_steps * process_count()
     an_epoch = -(-rows // rows_per_step)
-    asked = int(settings.sft.get("max_steps", -1))
-    steps = asked if asked > 0 else math.ceil(an_epoch * float(settings.sft["num_train_epochs"]))
+    asked = int(run.options.get("max_steps", -1))
+    steps = asked if asked > 0 else math.ceil(an_epoch * run.config.num_train_epochs)
     return steps, data.tokens * rows_per_step / rows
 
 
-def _memory_plan(settings: RunSettings, data: EncodedRows, *, on_gpu: bool) -> Plan:
-    batch = micro_batch(settings, data)
-    lengths, trained = _fullest_pass(settings, data, batch.rows)
-    padded = settings.max_tokens_per_pass is None and not settings.packing
-    half = settings.model.dtype in {"bfloat16", "float16"} or (
-        settings.model.dtype == "auto" and on_gpu and settings.lora is not None
-    )
-    return Plan(
-        base_dtype_bytes=2 if half else 4,
-        lora=settings.lora,
+def workload(run: PreparedRun, *, on_gpu: bool) -> Workload:
+    """What the memory of a run depends on; its ``gradient_checkpointing`` is settled."""
+    config = run.config
+    batch = micro_batch(run)
+    lengths, trained = _fullest_pass(run, batch.rows)
+    padded = not config.fill_micro_batch and not packs(run)
+    return Workload(
+        base_dtype_bytes=base_dtype(config, on_gpu=on_gpu).itemsize,
+        lora=config.lora if config.lora.use_lora else None,
         tokens_per_pass=max(lengths) * len(lengths) if padded else sum(lengths),
         trained_tokens_per_pass=trained,
-        mask_entries=_mask_entries(settings, lengths, padded=padded),
+        mask_entries=_mask_entries(config, lengths, padded=padded),
         passes=batch.accumulation_steps,
-        gradient_checkpointing=bool(settings.sft["gradient_checkpointing"]),
-        optimizer=str(settings.sft.get("optim", "adamw_torch")),
+        gradient_checkpointing=bool(config.gradient_checkpointing),
+        optimizer=str(run.options.get("optim", "adamw_torch")),
         on_gpu=on_gpu,
-        four_bit=settings.model.four_bit,
+        four_bit=config.four_bit if config.four_bit.load_in_4bit else None,
+        shards=process_count() if "ACCELERATE_USE_FSDP" in os.environ else 1,
     )
 
 
-def _fullest_pass(settings: RunSettings, data: EncodedRows, rows: int) -> tuple[list[int], int]:
+def _fullest_pass(run: PreparedRun, rows: int) -> tuple[list[int], int]:
     """Lengths of the rows that may meet in one pass, and their trained tokens."""
-    if settings.packing:
-        tokens = min(data.tokens, rows * settings.max_length)
+    data: EncodedRows = run.rows
+    if packs(run):
+        tokens = min(data.tokens, rows * run.config.max_length)
         return [tokens], round(tokens * data.trained_tokens / data.tokens)
     # The longest ones; without filling they are padded to the longest.
     longest = sorted(data.rows, key=lambda row: len(row.input_ids), reverse=True)[:rows]
@@ -253,14 +286,14 @@ def _fullest_pass(settings: RunSettings, data: EncodedRows, rows: int) -> tuple[
     return [len(row.input_ids) for row in longest], trained
 
 
-def _mask_entries(settings: RunSettings, lengths: list[int], *, padded: bool) -> int:
+def _mask_entries(config: TrainConfig, lengths: list[int], *, padded: bool) -> int:
     """Rows end to end are kept apart by a mask over pairs of tokens, unless by flash kernels."""
-    if "flash" in settings.model.attention:
+    if "flash" in config.attn_implementation:
         return 0
     return len(lengths) * max(lengths) ** 2 if padded else sum(lengths) ** 2
 
 
-def _seconds(config: Any, plan: Plan, *, tokens: float, passes: int) -> float | None:
+def _seconds(config: Any, work: Workload, *, tokens: float, passes: int) -> float | None:
     from prompt_distillation.training.flops import peak_flops, training_flops_per_token
 
     if not torch.cuda.is_available():
@@ -268,16 +301,105 @@ def _seconds(config: Any, plan: Plan, *, tokens: float, passes: int) -> float | 
     peak = peak_flops(torch.device("cuda"))
     if peak is None:
         return None
-    per_token = training_flops_per_token(
-        meta_model(config, plan.lora, dtype_bytes=plan.base_dtype_bytes)
-    )
+    model = meta_model(config, work.lora, dtype_bytes=work.base_dtype_bytes)
+    arithmetic = tokens * training_flops_per_token(model) / (peak * ASSUMED_UTILISATION)
     layers = int(config.get_text_config().num_hidden_layers)
-    return max(
-        tokens * per_token / (peak * ASSUMED_UTILISATION), passes * layers * _floor(config, plan)
-    )
+    return max(arithmetic, passes * layers * _floor(config, work))
 
 
-def _floor(config: Any, plan: Plan) -> float:
-    if plan.four_bit is not None and plan.four_bit.experts and number_of_experts(config):
+def _floor(config: Any, work: Workload) -> float:
+    if work.four_bit is not None and work.four_bit.bnb_4bit_experts and number_of_experts(config):
         return FOUR_BIT_LAYER_SECONDS
-    return RECOMPUTED_LAYER_SECONDS if plan.gradient_checkpointing else LAYER_SECONDS
+    return RECOMPUTED_LAYER_SECONDS if work.gradient_checkpointing else LAYER_SECONDS
+
+
+Values = Mapping[str, Any]
+"""Flat settings and options of a run, as its flags name them."""
+
+Way = Callable[[Values], dict[str, Any]]
+"""Flags that take less memory; none where they are so already, or cannot be."""
+
+
+def _one_row_a_pass(values: Values) -> dict[str, Any]:
+    rows = values["per_device_train_batch_size"]
+    if rows == 1:
+        return {}
+    passes = values["gradient_accumulation_steps"] * rows
+    return {"per_device_train_batch_size": 1, "gradient_accumulation_steps": passes}
+
+
+WAYS: tuple[Way, ...] = (
+    # What costs nothing, then time, then quality.
+    lambda v: {"lora_expert_rank": None} if v["use_lora"] and v["lora_expert_rank"] else {},
+    # None: it is so where it has to be.
+    lambda v: {"gradient_checkpointing": True} if v["gradient_checkpointing"] is False else {},
+    lambda v: {} if "8bit" in str(v.get("optim", "")) else {"optim": "adamw_8bit"},
+    _one_row_a_pass,
+    lambda v: {} if v["use_lora"] else {"use_lora": True},
+    lambda v: {"load_in_4bit": True} if v["use_lora"] and not v["load_in_4bit"] else {},
+    lambda v: (
+        {"use_bnb_nested_quant": True}
+        if v["load_in_4bit"] and not v["use_bnb_nested_quant"]
+        else {}
+    ),
+    lambda v: {"lora_rank": SMALL_RANK} if v["use_lora"] and v["lora_rank"] > SMALL_RANK else {},
+    lambda v: (
+        {"lora_targets": ATTENTION} if v["use_lora"] and v["lora_targets"] == ALL_LINEAR else {}
+    ),
+)
+
+
+def propose(
+    run: PreparedRun, total: Callable[[PreparedRun], float], *, limit: float
+) -> tuple[list[str], float] | None:
+    """The known ways, one on top of the other until the run fits, less those it fits without.
+
+    Args:
+        run: that does not fit.
+        total: the memory of a run, in bytes.
+        limit: what it may take, in bytes.
+
+    Returns:
+        The flags, and the memory with them; None where nothing helps.
+    """
+    taken: list[Way] = []
+    for way in WAYS:
+        if not way(_values(with_flags(run, _changes(run, taken)))):
+            continue
+        taken.append(way)
+        if total(with_flags(run, _changes(run, taken))) <= limit:
+            break
+    else:
+        return None
+    # Where an expensive way does alone what cheap ones began, those are not asked for.
+    for way in reversed(taken[:-1]):
+        rest = [other for other in taken if other is not way]
+        if total(with_flags(run, _changes(run, rest))) <= limit:
+            taken = rest
+    changes = _changes(run, taken)
+    return [_flag(name, value) for name, value in changes.items()], total(with_flags(run, changes))
+
+
+def with_flags(run: PreparedRun, changes: Values) -> PreparedRun:
+    """The run with other flags; its rows stay as they are."""
+    known = flat(run.config)
+    own = {name: value for name, value in changes.items() if name in known}
+    options = {name: value for name, value in changes.items() if name not in known}
+    config = TrainConfig.of(**{**known, **own})
+    return replace(run, config=config, options={**run.options, **options})
+
+
+def _changes(run: PreparedRun, ways: Sequence[Way]) -> dict[str, Any]:
+    values = _values(run)
+    changes: dict[str, Any] = {}
+    for way in ways:
+        changes |= way({**values, **changes})
+    return changes
+
+
+def _values(run: PreparedRun) -> dict[str, Any]:
+    return {**run.options, **flat(run.config)}
+
+
+def _flag(name: str, value: Any) -> str:
+    return f"--{name}" if value is True else f"--{name} {'none' if value is None else value}"

@@ -17,21 +17,22 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from prompt_distillation.errors import ConfigError
-from prompt_distillation.training.lora.targets import expert_kinds, kind_of, linear_kinds
+from prompt_distillation.training.lora.adapter import expert_kinds, kind_of, linear_kinds
 from prompt_distillation.training.quantisation.four_bit import (
-    FourBitSettings,
     FourBitTensor,
+    bytes_per_number,
     quantise,
 )
+from prompt_distillation.training.train_config import FourBitConfig
 
 _METHOD = "prompt_distillation_4bit"
 
 
 @register_quantization_config(_METHOD)
-class FourBitConfig(QuantizationConfigMixin):  # type: ignore[misc]
+class FourBitQuantization(QuantizationConfigMixin):  # type: ignore[misc]
     """What `from_pretrained` is given as its ``quantization_config``."""
 
-    def __init__(self, settings: FourBitSettings) -> None:
+    def __init__(self, settings: FourBitConfig) -> None:
         super().__init__(quant_method=_METHOD)
         self.settings = settings
 
@@ -75,7 +76,7 @@ class FourBitQuantizer(HfQuantizer):  # type: ignore[misc]
 
 
 class _Quantise(ConversionOps):  # type: ignore[misc]
-    def __init__(self, settings: FourBitSettings) -> None:
+    def __init__(self, settings: FourBitConfig) -> None:
         self._settings = settings
 
     def convert(self, input_dict: dict[str, Any], **unused: Any) -> dict[str, Any]:
@@ -87,10 +88,10 @@ class _Quantise(ConversionOps):  # type: ignore[misc]
         return converted
 
 
-def quantised_names(model: Any, settings: FourBitSettings) -> Iterator[str]:
+def quantised_names(model: Any, settings: FourBitConfig) -> Iterator[str]:
     """Full names of the weights that are quantised: linear layers of the blocks, and experts."""
     linear = {f"{kind}.weight" for kind in linear_kinds(model)}
-    experts = set(expert_kinds(model)) if settings.experts else set()
+    experts = set(expert_kinds(model)) if settings.bnb_4bit_experts else set()
     for name, _ in model.named_parameters():
         if kind_of(name) in linear | experts:
             yield name
@@ -158,7 +159,7 @@ class BaseBytes:
         return self.linear + self.experts + self.rest
 
 
-def base_bytes(model: Any, settings: FourBitSettings | None, *, dtype_bytes: int) -> BaseBytes:
+def base_bytes(model: Any, settings: FourBitConfig | None, *, dtype_bytes: int) -> BaseBytes:
     """Count a base model's weights, quantised or not, from their shapes.
 
     Args:
@@ -175,7 +176,7 @@ def base_bytes(model: Any, settings: FourBitSettings | None, *, dtype_bytes: int
         part = "linear" if kind in linear else "experts" if kind in experts else "rest"
         each = float(dtype_bytes)
         if settings is not None and name in quantised:
-            each = settings.bytes_per_number
+            each = bytes_per_number(settings)
             largest = max(largest, weight.numel() * dtype_bytes)
         sums[part] += weight.numel() * each
     return BaseBytes(**sums, largest=largest)

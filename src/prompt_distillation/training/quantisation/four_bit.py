@@ -10,37 +10,21 @@ keeps for the backward pass are the four bits, not the dequantised weight. (Dett
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map_only
 
-QuantType = Literal["nf4", "fp4"]
+from prompt_distillation.training.train_config import FourBitConfig
 
 _aten = torch.ops.aten
 
 
-@dataclass(frozen=True, kw_only=True)
-class FourBitSettings:
-    """How a weight is quantised.
-
-    Attributes:
-        quant_type: ``nf4``, whose sixteen values suit normally distributed weights, or ``fp4``.
-        double_quant: quantise the blocks' scales too, to 8 bits.
-        experts: fused expert stacks too, not linear layers alone.
-    """
-
-    quant_type: QuantType = "nf4"
-    double_quant: bool = False
-    experts: bool = True
-
-    @property
-    def bytes_per_number(self) -> float:
-        """Of a quantised number: four bits, and its share of its block's scale."""
-        # A block of 64 has a float32; doubly quantised a byte, and a float32 for 256 of those.
-        scales = 1 + 4 / 256 if self.double_quant else 4
-        return 0.5 + scales / 64
+def bytes_per_number(settings: FourBitConfig) -> float:
+    """Bytes of a quantised number: four bits, and its share of its block's scale."""
+    # A block of 64 has a float32; doubly quantised a byte, and a float32 for 256 of those.
+    scales = 1 + 4 / 256 if settings.use_bnb_nested_quant else 4
+    return 0.5 + scales / 64
 
 
 class FourBitTensor(torch.Tensor):  # type: ignore[misc]
@@ -125,7 +109,7 @@ class FourBitTensor(torch.Tensor):  # type: ignore[misc]
         return FourBitTensor(**values)
 
 
-def quantise(weight: torch.Tensor, settings: FourBitSettings) -> FourBitTensor:
+def quantise(weight: torch.Tensor, settings: FourBitConfig) -> FourBitTensor:
     """Hold ``weight`` in four bits.
 
     Args:
@@ -138,8 +122,8 @@ def quantise(weight: torch.Tensor, settings: FourBitSettings) -> FourBitTensor:
     # blocks of 64 wrongly (e.g. 32 or 96; AVX-512 kernels).
     packed, state = bnb.quantize_4bit(
         weight.detach().reshape(-1),
-        quant_type=settings.quant_type,
-        compress_statistics=settings.double_quant,
+        quant_type=settings.bnb_4bit_quant_type,
+        compress_statistics=settings.use_bnb_nested_quant,
     )
     return FourBitTensor(packed, state, weight.shape, weight.dtype)
 

@@ -17,7 +17,7 @@ import torch
 
 from prompt_distillation.data.files import read_json, write_json
 from prompt_distillation.errors import ConfigError, ModelError
-from prompt_distillation.training.lora.targets import find_targets, kind_of
+from prompt_distillation.training.lora.adapter import find_targets, kind_of
 
 GROUP_SIZES = (128, 64, 32)
 """Weights that share a scale; the first that divides every row is taken."""

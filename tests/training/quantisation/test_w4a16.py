@@ -19,7 +19,7 @@ from transformers import (
 
 from prompt_distillation.cli.train import main as train
 from prompt_distillation.errors import ModelError
-from prompt_distillation.training.quantisation.export import pack, quantise_checkpoint
+from prompt_distillation.training.quantisation.w4a16 import pack, quantise_checkpoint
 
 pytest.importorskip("compressed_tensors")
 

@@ -1,0 +1,264 @@
+"""From adapter to product: a merged checkpoint with a model card, if the adapter proves alive."""
+
+import importlib.util
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from prompt_distillation.checkpoints import merge_adapter, resolve_model
+from prompt_distillation.config import Settings, option
+from prompt_distillation.data.files import (
+    read_json,
+    refuse_to_overwrite,
+    refuse_unsafe_outputs,
+    write_json,
+)
+from prompt_distillation.data.locks import hold_lock
+from prompt_distillation.data.run_files import CARD_FILE, MANIFEST_FILE
+from prompt_distillation.errors import InputError, ModelError
+from prompt_distillation.provenance import provenance
+
+if TYPE_CHECKING:
+    from prompt_distillation.training.lora.liveness import LivenessCheck
+
+logger = logging.getLogger(__name__)
+
+EXPORT_FILE = "export.json"
+WRITER = "prompt-distillation export"
+LOCK_FILE = ".lock"
+
+ANSWERS = 16
+"""Distinct answers scored: more than enough to see a difference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Settings):
+    """Settings of an export."""
+
+    model_path: str = option("./models/prompt_distillation_trl", "folder of the adapter")
+    base_model: str | None = option(None, "its base model; none: the one recorded in the adapter")
+    output_dir: Path = option(Path("./models/exported"), "folder of the merged checkpoint")
+    rows_file: Path = option(
+        Path("./data/prompt_distillation_lang.heldout.jsonl"), "chat rows that are scored"
+    )
+    num_inputs: int = option(32, "rows scored by each way of loading", low=1)
+    evaluation_file: Path | None = option(None, "evaluation_results.json, for the model card")
+    serve: Literal["auto", "vllm", "none"] = option("auto", "score in vLLM too; auto: where it is")
+    quantise: Literal["none", "w4a16"] = option(
+        "none", "w4a16: 4-bit weights (compressed-tensors), which vLLM serves on GPUs"
+    )
+    overwrite: bool = option(False, "replace an earlier export in --output_dir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """What was exported.
+
+    Attributes:
+        output_dir: the merged checkpoint.
+        checks: the ways of loading it that were compared, all as expected.
+        same_answers: share of inputs to which merged and quantised checkpoint give the same answer;
+            None where nothing was quantised.
+        needs_gpu: whether vLLM cannot serve it on this machine, for want of a GPU or AMX.
+    """
+
+    output_dir: Path
+    checks: tuple["LivenessCheck", ...]
+    same_answers: float | None
+    needs_gpu: bool
+
+
+def export(
+    config: ExportConfig, *, on_checks: Callable[[Sequence["LivenessCheck"]], None] | None = None
+) -> ExportResult:
+    """Merge, prove, describe, and only then give the folder its name.
+
+    Args:
+        config: what is exported, and where to.
+        on_checks: is shown what was compared, also where that ends in an error.
+
+    Raises:
+        InputError: there is no file of rows, or no such evaluation.
+        ConfigError: the output would destroy an input.
+        OutputExistsError: the output is no earlier export, or is one and shall stay.
+        ModelError: two ways of loading that should agree do not, or two that should differ agree.
+    """
+    for flag, file in (
+        ("rows_file", config.rows_file),
+        ("evaluation_file", config.evaluation_file),
+    ):
+        if file is not None and not file.is_file():  # merging takes minutes
+            raise InputError(f"--{flag}: no such file: {file}")
+    if config.quantise != "none":
+        from prompt_distillation.training.quantisation.w4a16 import require_compressed_tensors
+
+        require_compressed_tensors()
+    resolved = resolve_model(config.model_path, config.base_model)
+    if resolved.adapter is None:
+        raise ModelError(f"{config.model_path} is no adapter; there is nothing to merge")
+    partial = config.output_dir.with_name(f".{config.output_dir.name}.partial")
+    inputs = [resolved.adapter, Path(resolved.base), config.rows_file, config.evaluation_file]
+    refuse_unsafe_outputs(
+        [config.output_dir, partial],
+        [path for path in inputs if path is not None and path.exists()],
+        is_ours=_is_export,
+    )
+    if config.output_dir.is_dir() and any(config.output_dir.iterdir()):
+        refuse_to_overwrite([config.output_dir], overwrite=config.overwrite)
+    with hold_lock(partial / LOCK_FILE):
+        write_json(partial / EXPORT_FILE, {"written_by": WRITER, "files": []})
+        try:
+            _clear(partial, keep={LOCK_FILE, EXPORT_FILE})
+            result = _write(config, resolved.base, resolved.adapter, partial, on_checks)
+            _replace(config.output_dir, partial)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return result
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether everything in a folder was written by an export."""
+    if {path.name for path in folder.iterdir()} == {LOCK_FILE}:
+        return True
+    try:
+        record = read_json(folder / EXPORT_FILE)
+    except InputError:
+        return False
+    if record.get("written_by") != WRITER or not isinstance(record.get("files"), list):
+        return False
+    unfinished = not record["files"]  # of one that was killed
+    known = {*record["files"], EXPORT_FILE, LOCK_FILE}
+    return unfinished or all(path.name in known for path in folder.iterdir())
+
+
+def _clear(folder: Path, *, keep: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    for path in folder.iterdir():
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _replace(output_dir: Path, partial: Path) -> None:
+    """Move a finished export to its place, an earlier one's files out of the way."""
+    names = sorted(path.name for path in partial.iterdir() if path.name != LOCK_FILE)
+    record = {"written_by": WRITER, "files": names, "provenance": provenance()}
+    write_json(partial / EXPORT_FILE, record)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    _clear(output_dir)  # nothing but an export: `_is_export`
+    for name in names:
+        (partial / name).replace(output_dir / name)
+
+
+def _write(
+    config: ExportConfig,
+    base: str,
+    adapter: Path,
+    partial: Path,
+    on_checks: Callable[[Sequence["LivenessCheck"]], None] | None,
+) -> ExportResult:
+    from prompt_distillation.data.model_card import exported_card
+    from prompt_distillation.data.result_files import read_result
+    from prompt_distillation.training.lora import liveness
+
+    merge_adapter(base, adapter, partial)
+    scores = _measure(config, base, adapter, partial)
+    checks = liveness.check_liveness(scores)
+    if on_checks is not None:
+        on_checks(checks)
+    failed = [pair for pair in checks if not pair.passes]
+    if failed:
+        pair = failed[0]
+        expected = "agree" if pair.should_agree else "differ"
+        raise ModelError(
+            f"{pair.first!r} and {pair.second!r} should {expected}, and differ by "
+            f"{pair.difference:.4f} nats on average (limit {pair.limit:.4f}): the adapter is not "
+            "wholly in the exported weights, or was never trained"
+        )
+    manifest = read_json(adapter / MANIFEST_FILE)
+    evaluation = read_result(config.evaluation_file) if config.evaluation_file else None
+    quantised = config.quantise != "none"
+    card = exported_card(
+        config.output_dir.name, manifest, evaluation, checks, is_quantised=quantised
+    )
+    (partial / CARD_FILE).write_text(card, encoding="utf-8")
+    return ExportResult(
+        output_dir=config.output_dir,
+        checks=tuple(checks),
+        same_answers=liveness.same_best(scores, liveness.MERGED, liveness.QUANTISED)
+        if quantised
+        else None,
+        needs_gpu=_needs_gpu(config, partial),
+    )
+
+
+def _measure(config: ExportConfig, base: str, adapter: Path, merged: Path) -> dict[str, Any]:
+    """Score the rows' answers by every way of loading; quantises ``merged`` in between."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from prompt_distillation.data.chat_rows import read_chat_rows
+    from prompt_distillation.training.answering import questions
+    from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
+    from prompt_distillation.training.lora import liveness
+    from prompt_distillation.training.quantisation.w4a16 import quantise_checkpoint
+
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto").eval()
+    encoded = encode_rows(
+        read_chat_rows(config.rows_file),
+        tokenizer,
+        stop_ids=end_of_turn_ids(tokenizer, model.generation_config),
+        max_length=int(model.config.get_text_config().max_position_embeddings),
+    )
+    asked = questions(encoded.rows, limit=config.num_inputs)
+    labels = (q.answer for q in questions(encoded.rows, limit=len(encoded.rows)))
+    answers = [list(answer) for answer in dict.fromkeys(map(tuple, labels))][:ANSWERS]
+    adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
+    scores = liveness.score_adapter(adapted, asked, answers)
+    del adapted, model
+
+    def saved() -> Any:
+        loaded = AutoModelForCausalLM.from_pretrained(merged, dtype="auto").eval()
+        return liveness.score(loaded, asked, answers)
+
+    scores[liveness.MERGED] = saved()
+    served = liveness.SERVED
+    if config.quantise != "none":
+        quantise_checkpoint(merged)
+        scores[liveness.QUANTISED] = saved()
+        served = liveness.SERVED_QUANTISED
+    if _is_served(config, merged):
+        scores[served] = liveness.score_served(merged, asked, answers)
+    return scores
+
+
+def _is_served(config: ExportConfig, folder: Path) -> bool:
+    """Whether vLLM scores the checkpoint too."""
+    if config.serve != "auto":
+        return config.serve == "vllm"
+    if importlib.util.find_spec("vllm") is None:
+        return False
+    if _needs_gpu(config, folder):
+        logger.info("not scored in vLLM: quantised experts need a GPU there, or a CPU with AMX")
+        return False
+    return True
+
+
+def _needs_gpu(config: ExportConfig, folder: Path) -> bool:
+    if config.quantise == "none":
+        return False
+    import torch
+    from transformers import AutoConfig
+
+    from prompt_distillation.training.lora.adapter import number_of_experts
+
+    experts = number_of_experts(AutoConfig.from_pretrained(folder))
+    # vLLM 0.32, layers/fused_moe/experts/cpu_moe.py.
+    runs_here = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
+    return bool(experts) and not runs_here
