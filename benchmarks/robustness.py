@@ -8,8 +8,8 @@
 
 A case stands in a folder of its own, runs commands there as a user would, and asserts: the exit
 code is 0 or 2 (or the command's own), there is no traceback, an error is one line that names the
-bad value, and every file of the user's that was there before is the same, byte for byte. Commands are
-forked from a process that has imported the libraries; one case in ``--afresh_every`` gets fresh
+bad value, and every file of the user's that was there before is the same, byte for byte. Commands
+are forked from a process that has imported the libraries; one case in ``--afresh_every`` gets fresh
 interpreters. The exit code is 1 if any case failed.
 """
 
@@ -105,8 +105,13 @@ def run_all(
             shutil.rmtree(own, ignore_errors=True)
         return result
 
-    with ThreadPoolExecutor(options.jobs) as pool:
-        return list(pool.map(run, enumerate(cases)))
+    results = {}
+    for waits, jobs in ((False, options.jobs), (True, 4 * options.jobs)):
+        batch = [numbered for numbered in enumerate(cases) if numbered[1].waits is waits]
+        with ThreadPoolExecutor(jobs) as pool:
+            for (number, _), result in zip(batch, pool.map(run, batch), strict=True):
+                results[number] = result
+    return [results[number] for number in range(len(cases))]
 
 
 def run_case(case: Case, trial: Trial) -> dict[str, Any]:

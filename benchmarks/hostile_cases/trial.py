@@ -37,11 +37,13 @@ class Case:
         group: the bullet of the list of promises, e.g. ``tables``.
         name: unique within the group.
         act: does it and raises `BrokenPromiseError` if a promise is broken.
+        waits: whether it mostly waits, so that more of its kind may run at the same time.
     """
 
     group: str
     name: str
     act: Callable[["Trial"], None]
+    waits: bool = False
 
 
 def broken(reason: str) -> BrokenPromiseError:
@@ -183,6 +185,10 @@ class Trial:
         self._seen.add(path)
         if path.is_symlink() or path.is_file():
             self._theirs[path] = _state(path)
+
+    def users_files(self) -> set[Path]:
+        """What the case wrote itself."""
+        return set(self._theirs)
 
     def harmed(self) -> list[str]:
         """The user's files that are not as they were."""
