@@ -56,7 +56,8 @@ def _ends_full(outcome: Outcome, trial: Trial, folder: Path | None = None) -> No
     """It ended well, or with the reason, and left no temporary file."""
     outcome.refuses_or_works(FULL)
     left = [path.name for path in (folder or trial.folder).rglob("*.partial*")]
-    require(not left, f"left behind: {left}")
+    # A training's own is taken up by the run that goes on.
+    require(set(left) <= {".final.partial"}, f"left behind: {left}")
 
 
 def _limited(size: int) -> dict[str, dict[str, int]]:
@@ -114,16 +115,20 @@ def _review_within(size: int) -> Act:
 def _train_within(size: int) -> Act:
     def act(trial: Trial) -> None:
         own = train_flags(trial.things.student, trial.things.rows, "run")
-        _ends_full(trial.run("train", *own, *CHECKPOINT_FLAGS, **_limited(size)), trial)
-        trial.run("train", *own, *CHECKPOINT_FLAGS).works()
+        outcome = trial.run("train", *own, *CHECKPOINT_FLAGS, **_limited(size))
+        _ends_full(outcome, trial)
+        if outcome.code:
+            trial.run("train", *own, *CHECKPOINT_FLAGS).works()
 
     return act
 
 
 def _export_within(size: int) -> Act:
     def act(trial: Trial) -> None:
-        _ends_full(trial.run("export", *_export_flags(trial, "out"), **_limited(size)), trial)
-        trial.run("export", *_export_flags(trial, "out")).works()
+        outcome = trial.run("export", *_export_flags(trial, "out"), **_limited(size))
+        _ends_full(outcome, trial)
+        if outcome.code:
+            trial.run("export", *_export_flags(trial, "out")).works()
 
     return act
 
@@ -189,11 +194,19 @@ def _report_on(trial: Trial, disk: str, more: dict[str, Any]) -> Outcome:
 
 # --- lines of a journal that are not ours
 
+A_KEY = "a key of the journal's own"
 SOUND = {
-    "key": "00" * 16, "vote": 0, "attempt": 0, "temperature": 0.15, "max_tokens": 4096,
+    "key": A_KEY, "vote": 0, "attempt": 0, "temperature": 0.15, "max_tokens": 4096,
     "text": "</think>Final Answer: fr", "finish_reason": "stop", "prompt_tokens": 7,
     "completion_tokens": 3, "seconds": 0.1,
 }  # fmt: skip
+
+
+NOT_COUNTED = {
+    "blank", "spaces", "vote-huge", "attempt-huge", "vote-negative", "finish-odd", "tokens-huge",
+    "error-number", "error-null", "text-half", "key-short", "key-long", "key-empty",
+}  # fmt: skip
+"""Lines that may be taken for records of another run: they change nothing, and need no word."""
 
 
 def _changed(**changes: Any) -> str:
@@ -203,10 +216,11 @@ def _changed(**changes: Any) -> str:
 
 def _journal_lines() -> dict[str, bytes]:
     lines = {
-        "key-number": _changed(key=5), "key-null": _changed(key=None), "key-text": _changed(key="zz"),
-        "key-odd": _changed(key="abc"), "key-list": _changed(key=["a"]), "key-empty": _changed(key=""),
+        "key-number": _changed(key=5), "key-null": _changed(key=None),
+        "key-text": _changed(key="zz"), "key-odd": _changed(key="abc"),
+        "key-list": _changed(key=["a"]), "key-empty": _changed(key=""),
         "key-short": _changed(key="00"), "key-long": _changed(key="00" * 500),
-        "only-key": '{"key": "' + "00" * 16 + '"}',
+        "only-key": json.dumps({"key": A_KEY}),
         "vote-null": _changed(vote=None), "vote-text": _changed(vote="x"),
         "vote-negative": _changed(vote=-1), "vote-huge": _changed(vote=10**9),
         "attempt-null": _changed(attempt=None), "attempt-huge": _changed(attempt=10**9),
@@ -217,7 +231,8 @@ def _journal_lines() -> dict[str, bytes]:
         "tokens-huge": _changed(prompt_tokens=10**30), "seconds-text": _changed(seconds="x"),
         "error-number": _changed(error=5), "error-null": _changed(error=None),
         "reasoning-list": _changed(reasoning=["x"]), "temperature-text": _changed(temperature="x"),
-        "settings-alone": '{"settings": "abc"}', "settings-number": '{"settings": 5, "identity": {}}',
+        "settings-alone": '{"settings": "abc"}',
+        "settings-number": '{"settings": 5, "identity": {}}',
         "identity-null": '{"settings": "abc", "identity": null}',
         "identity-list": '{"settings": "abc", "identity": [1]}',
         "identity-odd": '{"settings": "abc", "identity": {"model": [1, {}]}}',
@@ -238,7 +253,7 @@ def _journal_lines() -> dict[str, bytes]:
 
 def _journals() -> Iterator[tuple[str, Act]]:
     for name, line in _journal_lines().items():
-        yield name, _passes_over(line)
+        yield name, _passes_over(line, counted=name not in NOT_COUNTED)
     for name in ("key-number", "no-vote", "text-null", "not-utf8"):
         yield f"{name}-as-key", _same_key(_journal_lines()[name])
         yield f"{name}-at-end", _passes_over(_journal_lines()[name], torn=True)
@@ -261,13 +276,14 @@ def _label_again(trial: Trial) -> tuple[Outcome, ScriptedServer]:
     return trial.run("create_data", *own, *server_flags(server.url)), server
 
 
-def _passes_over(line: bytes, *, torn: bool = False) -> Act:
+def _passes_over(hostile: bytes, *, torn: bool = False, counted: bool = True) -> Act:
     """The same dataset as before, at no cost, whatever else stands in its journal."""
 
     def act(trial: Trial) -> None:
         folder, before, _ = _damaged_run(trial)
         journal = folder / "data.journal.jsonl"
         first, *rest = journal.read_bytes().splitlines(keepends=True)
+        line = hostile.replace(A_KEY.encode(), json.loads(rest[-1])["key"].encode())
         middle = len(rest) // 2
         places = [first, line + b"\n", *rest[:middle], line + b"\n", *rest[middle:]]
         places += [line] if torn else [line + b"\n"]
@@ -276,7 +292,7 @@ def _passes_over(line: bytes, *, torn: bool = False) -> Act:
         outcome.works()
         require((folder / "data.jsonl").read_bytes() == before, "the dataset is another")
         require(not server.asked, f"{len(server.asked)} answers were paid for again")
-        if line.strip() and line not in (b"{}",):
+        if counted:
             outcome.says(("passed over", "damaged", "torn", "other settings", "not of"))
 
     return act
@@ -289,7 +305,7 @@ def _same_key(line: bytes) -> Act:
         folder, _, _ = _damaged_run(trial)
         journal = folder / "data.journal.jsonl"
         lines = journal.read_bytes().splitlines(keepends=True)
-        lines[5] = line + b"\n"
+        lines[5] = line.replace(A_KEY.encode(), json.loads(lines[5])["key"].encode()) + b"\n"
         journal.write_bytes(b"".join(lines))
         outcome, server = _label_again(trial)
         outcome.works()
@@ -324,7 +340,12 @@ def _killed_at(number: int, how: signal.Signals) -> Act:
 
         server = serving(trial, script)
         own = ["--input_file=in.txt", "--output_file=out.jsonl", TASK, "--max_concurrency=1"]
-        flags = ["--engine=server", f"--server_url={server.url}", "--model_name=m", "--held_out=0.3"]
+        flags = [
+            "--engine=server",
+            f"--server_url={server.url}",
+            "--model_name=m",
+            "--held_out=0.3",
+        ]
         running = trial.start("create_data", *own, *flags)
         require(running.wait_for(lambda: len(server.asked) > number, 30.0), "it did not start")
         running.signal(how)
@@ -398,15 +419,17 @@ IMPOSSIBLE: dict[str, tuple[tuple[str, ...], ...]] = {
         ("--lora_rank=-1",), ("--lora_rank=0",), ("--lora_alpha=1000000000000000000000",),
         ("--per_device_train_batch_size=1000000000000",), ("--max_length=1000000000000",),
         ("--gradient_accumulation_steps=1000000000000",), ("--num_train_epochs=1e12",),
-        ("--num_train_epochs=1e300",), ("--max_steps=1000000000000000",), ("--learning_rate=1e300",),
+        ("--num_train_epochs=1e300",), ("--max_steps=1000000000000000",),
+        ("--learning_rate=1e300",),
         ("--warmup_ratio=5",), ("--max_length=1",), ("--max_length=0",), ("--max_length=-5",),
         ("--per_device_train_batch_size=0",), ("--held_out_answers=1000000000000",),
         ("--seed=100000000000000000000000",), ("--seed=-1",), ("--save_total_limit=0",),
-        ("--logging_steps=0",), ("--dataloader_num_workers=1000000",),
+        ("--logging_steps=0",),
         ("--early_stopping_patience=0",), ("--device_memory_gib=1e300",),
     ),
     "create_data": (
-        ("--num_votes=1000000", "--temperature=0.7"), ("--num_votes=1000000000000", "--temperature=1"),
+        ("--num_votes=1000000", "--temperature=0.7"),
+        ("--num_votes=1000000000000", "--temperature=1"),
         ("--max_tokens=1000000000000",), ("--max_concurrency=1000000000",), ("--max_retries=21",),
         ("--max_retries=1000000000",), ("--num_shards=1000000000", "--shard_index=5"),
         ("--max_model_len=1000000000000000",), ("--seed=1000000000000000000000000000000",),
@@ -444,7 +467,9 @@ def _sized(command: str, flags: tuple[str, ...]) -> Act:
         more: dict[str, Any] = {"limits": {"RLIMIT_AS": SMALL_MEMORY}, "seconds": 45.0}
         if command == "train":
             own = train_flags(trial.things.student, trial.things.rows, "run")
-            steps = [] if any("steps=10" in f or "epochs" in f for f in flags) else ["--max_steps=2"]
+            steps = (
+                [] if any("steps=10" in f or "epochs" in f for f in flags) else ["--max_steps=2"]
+            )
             running = trial.start(command, *own, *steps, *flags, limits=more["limits"])
             outcome = _stopped_if_it_runs(trial, running, name)
         elif command == "export":

@@ -1,12 +1,11 @@
 """Names, paths and flags that nobody expects: one line, and nothing that hangs."""
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 
 from hostile_cases.scripted_server import labels
 from hostile_cases.text_is_data import TASK, Act, label, serving
-from hostile_cases.things import chat_row, input_lines, train_flags
+from hostile_cases.things import input_lines, train_flags
 from hostile_cases.trial import Case, Trial, require
 
 NAMES = {
@@ -19,6 +18,8 @@ NAMES = {
     "not-utf8": "a\udcff.txt", "markup": "[bold]x[/bold].txt", "markup-close": "[/red].txt",
 }  # fmt: skip
 """A name of a file that holds good inputs: it must be read."""
+MAY_BE_REFUSED = {NAMES["tilde"], NAMES["not-utf8"]}
+"""Somebody's home folder, and a name that no JSON can hold: refused, or read, in one line."""
 
 COMMANDS = ("create_data", "train", "evaluate", "compare", "report", "review_labels", "export")
 INPUT_FLAGS = {
@@ -58,8 +59,8 @@ def _label_named(path: str) -> Act:
     def act(trial: Trial) -> None:
         trial.write(path, input_lines(3))
         server = serving(trial, labels())
-        label(trial, server, f"--input_file={path}").works()
-        require(server.asked, "nothing was asked")
+        outcome = label(trial, server, f"--input_file={path}")
+        require(server.asked or path in MAY_BE_REFUSED, f"nothing was asked: {outcome.error}")
 
     return act
 
@@ -68,11 +69,13 @@ def _evaluate_named(path: str) -> Act:
     def act(trial: Trial) -> None:
         trial.write(path, input_lines(3))
         trial.write("said.txt", "de\n" * 3)
-        trial.run(
+        outcome = trial.run(
             "evaluate", f"--test_file={path}", "--predictions_file=said.txt", "--split=all",
             f"--output_file={path}.json", TASK,
-        ).works()  # fmt: skip
-        require((trial.folder / f"{path}.json").exists(), "the result has another name")
+        )  # fmt: skip
+        if path not in MAY_BE_REFUSED:
+            outcome.works()
+            require((trial.folder / f"{path}.json").exists(), "the result has another name")
 
     return act
 
@@ -93,24 +96,18 @@ def _pipe(trial: Trial) -> None:
     os.mkfifo(trial.folder / "odd.jsonl")
 
 
-def _secret(trial: Trial) -> None:
-    path = trial.write("odd.jsonl", chat_row("a"))
-    path.chmod(0)
-    trial.on_close(lambda: path.chmod(stat.S_IRUSR))
-
-
 def _device(trial: Trial) -> None:
     trial.link("odd.jsonl", "/dev/null")
 
 
+def _empty(trial: Trial) -> None:
+    trial.write("odd.jsonl", b"")
+
+
 ODD_INPUTS: dict[str, Callable[[Trial], None]] = {
     "missing": lambda trial: None, "folder": _folder, "loop": _loop, "dangling": _dangling,
-    "pipe": _pipe, "device": _device, "empty": lambda trial: void(trial.write("odd.jsonl", b"")),
+    "pipe": _pipe, "device": _device, "empty": _empty,
 }  # fmt: skip
-
-
-def void(_: object) -> None:
-    """Drop a value."""
 
 
 def _odd_input(command: str, make: Callable[[Trial], None]) -> Act:
@@ -127,7 +124,8 @@ def _odd_input(command: str, make: Callable[[Trial], None]) -> Act:
             flags.append(TASK)
         if command == "evaluate":
             flags += ["--model_path=none", f"--base_model={trial.things.student}", "--split=all"]
-        trial.run(command, *flags, seconds=45.0).refuses("odd.jsonl")
+        terminal = command == "review_labels"
+        trial.run(command, *flags, seconds=45.0, terminal=terminal).refuses("odd.jsonl")
 
     return act
 
@@ -195,7 +193,7 @@ def _bad_output(command: str, output: str) -> Act:
         (trial.folder / "folder.jsonl").mkdir()
         trial.write("folder.jsonl/mine.txt", "mine")
         trial.write("file.txt", "mine")
-        trial.link("loop.jsonl", "loop.jsonl")
+        trial.give_up(trial.link("loop.jsonl", "loop.jsonl"))  # it leads nowhere
         os.mkfifo(trial.folder / "pipe.jsonl")
         trial.write("in.txt", input_lines(2))
         trial.write("said.txt", "de\nde\n")
@@ -212,7 +210,7 @@ def _bad_output(command: str, output: str) -> Act:
         else:
             own = [f"--result_file={trial.things.result}", "--model_path=none"]
             outcome = trial.run(command, *own, f"--{flag}={output}", seconds=45.0)
-        if output not in ("a\udcff/out.jsonl",):
+        if output not in ("a\udcff/out.jsonl", "loop.jsonl"):
             outcome.refuses()
 
     return act

@@ -174,7 +174,9 @@ def _as_format(kind: str, texts: list[str], line_end: str = "\n") -> str:
     else:
         delimiter = "," if kind == "csv" else "\t"
         lines = ["text" + delimiter + "label"]
-        lines += [f'"{text}"{delimiter}de' if "," in text else f"{text}{delimiter}de" for text in texts]
+        lines += [
+            f'"{text}"{delimiter}de' if "," in text else f"{text}{delimiter}de" for text in texts
+        ]
     return "".join(line + line_end for line in lines)
 
 
@@ -192,7 +194,10 @@ PACKED: dict[str, tuple[Callable[[bytes], bytes], tuple[str, ...]]] = {
     "xz": (lzma.compress, ("xz", "compressed", "not UTF-8")),
     "pdf": (lambda content: b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + content, ("pdf", "not UTF-8")),
     "binary": (lambda content: bytes(range(256)) * 8, ("not UTF-8", "binary", "NUL")),
-    "parquet": (lambda content: b"PAR1\x15\x04" + content + b"PAR1", ("parquet", "binary", "json", "nul", "text", "control", "character")),
+    "parquet": (
+        lambda content: b"PAR1\x15\x04" + content + b"PAR1",
+        ("parquet", "binary", "json", "nul", "text", "control", "character"),
+    ),
 }
 ENCODED = {
     "utf-16": "utf-16", "utf-16-le": "utf-16-le", "utf-16-be": "utf-16-be", "utf-32": "utf-32",
@@ -226,7 +231,9 @@ def _encodings() -> Iterator[tuple[str, Act]]:
                 named[packing] = _read(name, content, ASCII, words)
             else:
                 named[packing] = _refused(name, content, words)
-        cut = _as_format(kind, SENTENCES).encode()[: _as_format(kind, SENTENCES).encode().index(b"\xc3") + 1]
+        cut = _as_format(kind, SENTENCES).encode()[
+            : _as_format(kind, SENTENCES).encode().index(b"\xc3") + 1
+        ]
         named["cut-character"] = _refused(name, cut, ("not UTF-8", "line"))
         for encoding, found in named.items():
             yield from ((f"{command}/{encoding}.{kind}", act) for command, act in found)
@@ -350,7 +357,14 @@ def _rows() -> Iterator[tuple[str, Act]]:
     }  # fmt: skip
     for name, line in lines.items():
         yield from _bad_line(f"line-{name}", line, ("line 2",))
-    golds = {"number": 5, "list": ["de"], "true": True, "unknown": "xx", "object": {}, "spaces": " de "}
+    golds = {
+        "number": 5,
+        "list": ["de"],
+        "true": True,
+        "unknown": "xx",
+        "object": {},
+        "spaces": " de ",
+    }
     for name, value in golds.items():
         row = {"text": "a", "label": value}
         yield from _bad_row(f"label-{name}", row, ("label",), train=False)
@@ -360,7 +374,9 @@ def _bad_row(name: str, row: Any, words: Word, *, train: bool = True) -> Iterato
     yield from _bad_line(name, json.dumps(row), words, train=train)
 
 
-def _bad_line(name: str, line: str, words: Word, *, train: bool = True) -> Iterator[tuple[str, Act]]:
+def _bad_line(
+    name: str, line: str, words: Word, *, train: bool = True
+) -> Iterator[tuple[str, Act]]:
     first = json.dumps({"text": "Guten Tag."}) + "\n"
     for command, act in _refused("in.jsonl", f"{first}{line}\n", ("line 2", "input 2"), words):
         yield f"{command}/{name}", act
@@ -420,14 +436,19 @@ def _groups() -> Iterator[tuple[str, Act]]:
     yield "create_data/one-group.csv", _all_held_out("in.csv", table)
     gold = '{"label": "de", "group": "same"}\n' * 5
     yield "create_data/one-group-beside", _all_held_out("in.txt", input_lines(5), gold=gold)
-    yield "create_data/one-group-shard", _all_held_out(
-        "in.jsonl", _lines(one), flags=("--num_shards=2", "--shard_index=0")
+    yield (
+        "create_data/one-group-shard",
+        _all_held_out("in.jsonl", _lines(one), flags=("--num_shards=2", "--shard_index=0")),
     )
-    yield "create_data/one-group-votes", _all_held_out(
-        "in.jsonl", _lines(one), flags=("--num_votes=3", "--temperature=0.5")
+    yield (
+        "create_data/one-group-votes",
+        _all_held_out("in.jsonl", _lines(one), flags=("--num_votes=3", "--temperature=0.5")),
     )
-    yield "create_data/one-group-dry-run", _all_held_out(
-        "in.jsonl", _lines(one), flags=("--dry_run", "--probe_samples=0"), only_says=True
+    yield (
+        "create_data/one-group-dry-run",
+        _all_held_out(
+            "in.jsonl", _lines(one), flags=("--dry_run", "--probe_samples=0"), only_says=True
+        ),
     )
 
 
@@ -452,4 +473,3 @@ def _all_held_out(
         require(not server.asked, f"said after {len(server.asked)} paid requests")
 
     return act
-

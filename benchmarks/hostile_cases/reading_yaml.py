@@ -106,7 +106,10 @@ TASK_FILES: dict[str, tuple[str | bytes, tuple[Word, ...]]] = {
     "name-list": ("labels: [de, fr]\nname: [a]\n", ("name",)),
     "name-map": ("labels: [de, fr]\nname: {a: 1}\n", ("name",)),
     "name-bytes": ("labels: [de, fr]\nname: !!binary aGVsbG8=\n", ("name",)),
-    "prompt-list": ("labels: [de, fr]\nprompt_file: [prompt.md]\n", (("prompt_file", "prompt file"),)),
+    "prompt-list": (
+        "labels: [de, fr]\nprompt_file: [prompt.md]\n",
+        (("prompt_file", "prompt file"),),
+    ),
     "prompt-number": ("labels: [de, fr]\nprompt_file: 5\n", (("prompt_file", "prompt file"),)),
     "prompt-outside": ("labels: [de, fr]\nprompt_file: ../nothing.md\n", ("nothing.md",)),
     "prompt-folder": ("labels: [de, fr]\nprompt_file: .\n", ("prompt",)),
@@ -174,4 +177,3 @@ def _task_file(content: str | bytes, words: tuple[Word, ...], kind: str = KIND) 
 
 def _bytes(content: str | bytes) -> bytes:
     return content.encode() if isinstance(content, str) else content
-

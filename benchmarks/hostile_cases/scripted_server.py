@@ -94,6 +94,8 @@ class ScriptedServer:
         self._http.server_close()
 
     def _answer(self, body: bytes) -> Reply:
+        if not body:
+            return Reply(status=400, body={"error": {"message": "a request without a body"}})
         request = json.loads(body)
         with self._lock:
             number = len(self.asked)

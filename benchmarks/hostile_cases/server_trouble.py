@@ -97,7 +97,26 @@ ODD: dict[str, Reply] = {
 }
 """An answer that holds no label, or not as HTTP wants it."""
 
-STATUSES = (400, 401, 402, 403, 404, 405, 408, 409, 413, 418, 422, 429, 500, 501, 502, 503, 504, 529)
+STATUSES = (
+    400,
+    401,
+    402,
+    403,
+    404,
+    405,
+    408,
+    409,
+    413,
+    418,
+    422,
+    429,
+    500,
+    501,
+    502,
+    503,
+    504,
+    529,
+)
 
 
 def cases() -> Iterator[Case]:
@@ -116,8 +135,11 @@ def _named() -> Iterator[tuple[str, Act]]:
         yield f"create_data/sometimes-{name}", _sometimes(reply)
     for status in STATUSES:
         body = {"error": {"message": f"reason {status}", "type": "x"}}
-        yield f"create_data/status-{status}", _named_soon(
-            always(Reply(status=status, body=body)), (str(status), f"reason {status}", "key")
+        yield (
+            f"create_data/status-{status}",
+            _named_soon(
+                always(Reply(status=status, body=body)), (str(status), f"reason {status}", "key")
+            ),
         )
         yield f"create_data/sometimes-{status}", _sometimes(Reply(status=status, body=body))
         plain = Reply(status=status, body=HTML, headers={"Content-Type": "text/html"})
@@ -127,18 +149,27 @@ def _named() -> Iterator[tuple[str, Act]]:
         yield f"create_data/redirect-away-{status}", _redirected(status, loop=False)
         no_place = always(Reply(status=status, body=HTML))
         yield f"create_data/redirect-nowhere-{status}", _named_soon(no_place)
-    yield "create_data/quota", _named_soon(
-        always(Reply(status=429, body={"error": {"code": "insufficient_quota", "message": "no"}})),
-        ("quota",),
+    yield (
+        "create_data/quota",
+        _named_soon(
+            always(
+                Reply(status=429, body={"error": {"code": "insufficient_quota", "message": "no"}})
+            ),
+            ("quota",),
+        ),
     )
     for name, after in RETRY_AFTER.items():
         reply = Reply(status=429, body=b"{}", headers={"Retry-After": after})
         yield f"create_data/retry-after-{name}", _named_soon(always(reply), ("429",))
     yield "create_data/refuses-connections", _nobody_there
     yield "create_data/never-answers", _silent
-    yield "create_data/never-answers-completions", _named_soon(
-        always(Reply(wait_seconds=600)), ("no answer", "timeout", "timed out", "within"),
-        "--request_timeout_seconds=1",
+    yield (
+        "create_data/never-answers-completions",
+        _named_soon(
+            always(Reply(wait_seconds=600)),
+            ("no answer", "timeout", "timed out", "within"),
+            "--request_timeout_seconds=1",
+        ),
     )
     yield "create_data/slow", _slow
     yield "create_data/gone-in-the-middle", _gone

@@ -233,7 +233,8 @@ def _hostile_rows() -> Iterator[tuple[str, Act]]:
         {"role": "user", "content": "three"},
     ]  # fmt: skip
     rows = {
-        "text": {"text": f"Satz {HALF}"}, "only": {"text": HALF}, "group": {"text": "a", "group": HALF},
+        "text": {"text": f"Satz {HALF}"}, "only": {"text": HALF},
+        "group": {"text": "a", "group": HALF},
         "other-field": {"text": "a", f"note{HALF}": HALF}, "messages": {"messages": turns},
         "history": {"messages": history},
     }  # fmt: skip
@@ -284,8 +285,9 @@ def _markers() -> Iterator[tuple[str, Act]]:
         if "<think>" in mark or "</think>" in mark:
             continue  # of the inputs alone: an answer may hold what its model thought
         yield f"create_data/prompt-{name}", _prompted_with(mark)
-        yield f"train/answer-{name}", _trained_with(
-            "Satz.", "Satz.", f"ja {mark} ja", f"ja {_as_bytes(mark)} ja"
+        yield (
+            f"train/answer-{name}",
+            _trained_with("Satz.", "Satz.", f"ja {mark} ja", f"ja {_as_bytes(mark)} ja"),
         )
         yield f"server/{name}", _warned_of(mark)
 
