@@ -206,7 +206,7 @@ class Setting:
 
     Attributes:
         name: flat name, e.g. ``teacher_temperature``.
-        path: where its value stands in the nested configuration.
+        path: where its value is in the nested configuration.
         hint: its type.
         help_text: one line.
         limits: ``low``, ``high`` and ``above``; None where there is none.

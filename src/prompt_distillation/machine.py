@@ -229,7 +229,7 @@ def check_packages(requirements: Sequence[str]) -> Check:
             wrong.append(f"{requirement.name} is {version}, wanted {requirement.specifier}")
         elif "==" in str(requirement.specifier) or requirement.name == "transformers":
             pinned.append(f"{requirement.name} {version}")
-    # A package may stand in two extras; it is said once.
+    # A package may be in two extras; it is reported once.
     wrong, pinned = list(dict.fromkeys(wrong)), list(dict.fromkeys(pinned))
     if wrong:
         advice = "run `bash scripts/install.sh` (it puts every version back)"

@@ -28,7 +28,7 @@ def git_commit() -> str | None:
     """Commit of the checkout this package runs from (``-dirty`` if edited); None outside one."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
-        # Installed as a wheel: git would describe whatever repository the environment stands in.
+        # Installed as a wheel: git would describe the repository around the environment.
         return None
     try:
         done = subprocess.run(

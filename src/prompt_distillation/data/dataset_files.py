@@ -172,7 +172,7 @@ class DatasetPaths:
         return self.dataset.with_name(f"{stem}.journal.{shard.index}-of-{shard.count}.jsonl")
 
     def shards(self) -> list[Shard]:
-        """The shards whose journals exist, however often the work was cut anew."""
+        """The shards whose journals exist, whatever numbers of shards were used."""
         name = re.compile(rf"{re.escape(self.dataset.stem)}\.journal(?:\.(\d+)-of-(\d+))?\.jsonl")
         if not self.dataset.parent.is_dir():
             return []

@@ -1,7 +1,7 @@
 """Inputs as people have them: txt, jsonl, csv, parquet or a `datasets` folder, streamed.
 
 A row may carry a *gold* label and a *group* (translations of one sentence share it). For a text
-file both stand beside it, in ``NAME.gold.jsonl``: one object a line, ``{"label": "fr", "group":
+file both are in ``NAME.gold.jsonl`` beside it: one object per line, ``{"label": "fr", "group":
 "block-001"}``, in the order of the lines. A split never cuts a group.
 """
 
@@ -233,17 +233,17 @@ def _conversation_of(
 
 
 def _gold_of_row(row: Mapping[str, Any], *, where: str) -> tuple[str | None, str | None]:
-    """Label and group of one row of gold; a label that nobody knows is null, not left out."""
+    """Label and group of one row of gold; an unknown label is null, not left out."""
     label, group = row.get("label", ""), row.get("group")
     if label is not None and (not isinstance(label, str) or not label):
-        raise InputError(f"{where}: no text in the field 'label' (null where nobody knows it)")
+        raise InputError(f"{where}: no text in the field 'label' (null if it is unknown)")
     return label, str(group) if group is not None else None
 
 
 def read_gold_file(path: Path) -> list[tuple[str | None, str | None]]:
     """Read ``(label, group)`` rows: jsonl with ``label`` and ``group``, or one label a line.
 
-    In jsonl the label may be null, where nobody knows it.
+    In jsonl an unknown label is null.
 
     Raises:
         InputError: as `read_lines`, a row without a label, or no rows.

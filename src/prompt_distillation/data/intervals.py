@@ -15,7 +15,7 @@ def wilson_interval(correct: int, total: int) -> Interval | None:
     """The 95 % Wilson score interval of ``correct / total``; None for no trials.
 
     Wilson (1927), "Probable inference, the law of succession, and statistical inference".
-    Trials count as independent; inputs of one group are less than that, and their interval is a
+    Trials count as independent; inputs of the same group are not, so their interval is a
     little narrower than it should be.
     """
     from scipy.stats import binomtest

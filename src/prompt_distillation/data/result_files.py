@@ -28,8 +28,8 @@ def check_output(path: Path, inputs: Iterable[Path | None]) -> None:
         inputs: what is read.
 
     Raises:
-        ConfigError: a folder, a device or a pipe stands there, or it is one of the inputs.
-        OutputExistsError: another file than a result stands there.
+        ConfigError: it is a folder, a device, a pipe, or one of the inputs.
+        OutputExistsError: the file that is there is not a result.
         OutputWriteError: the folder cannot be made.
     """
     if path.exists() and not path.is_file():

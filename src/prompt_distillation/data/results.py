@@ -90,7 +90,7 @@ class Cascade:
     Attributes:
         threshold: None if none reaches the teacher's accuracy; then the teacher answers all.
         student_share: share of inputs that the student answers; 1: nothing falls back.
-        check: None where the inputs are of one group.
+        check: None if all inputs are in one group.
         curve: every threshold that makes a difference, the highest first.
     """
 

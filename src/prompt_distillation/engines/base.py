@@ -103,7 +103,7 @@ class EngineOptions:
         prefix_caching: compute what prompts share once; off only to measure what it brings.
         max_concurrency: most requests in flight; None takes the engine's own.
         server_url: base URL of an OpenAI-compatible endpoint, ending in ``/v1``.
-        request_timeout_seconds: of one request to a server.
+        request_timeout_seconds: limit for one request to a server.
         seed: of the engine itself.
         trust_remote_code: run Python code that ships with the model.
         chat_template_kwargs: arguments of the chat template besides the conversation, e.g.

@@ -45,7 +45,7 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 
 class Completer(Protocol[Result_co]):
-    """An engine, or something on top of one that makes something else of a request."""
+    """An engine, or a function that uses one."""
 
     @property
     def concurrency(self) -> int:
@@ -74,7 +74,7 @@ async def map_concurrently(
     """Run ``work`` on every item, ``limit`` at a time; yield the results as they finish.
 
     Items are taken only when there is room for them, so that a million of them need no memory,
-    and finished results wait for whoever reads them. Wrap it in `contextlib.aclosing` where the
+    and finished results wait until they are read. Wrap it in `contextlib.aclosing` where the
     loop over it may end early: that cancels what is in flight.
 
     Args:
@@ -114,7 +114,7 @@ async def _work_off(
         for item in source:
             await finished.put(_Done(await work(item)))
     except asyncio.CancelledError:
-        # Also what an engine raises whose own task was cancelled: then nobody asked for it.
+        # An engine whose own task was cancelled raises it too; then it was not asked for.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise

@@ -220,7 +220,7 @@ class BatchGenerator:
             prompts: token ids, one list a row.
             rows: what is filled.
             on_token: called with the row's index after each of its tokens.
-            is_dropped: whether nobody waits for a row any more.
+            is_dropped: whether no caller waits for a row any more.
         """
         with torch.inference_mode():
             self._run(prompts, rows, on_token, is_dropped)

@@ -142,7 +142,7 @@ def _attend(
     rows, heads, length, width = query.shape
     kv_heads, prefix_length, _ = prefix.keys.shape
     # Key-value heads come first everywhere below, so that rows need not be copied to meet the
-    # prefix together. Heads that share one stand beside each other, and so do their queries.
+    # prefix together. Heads that share one are next to each other, and so are their queries.
     grouped = (query.float() * scaling).reshape(rows, kv_heads, -1, width).transpose(0, 1)
     together = grouped.reshape(kv_heads, -1, width)
     to_prefix = (together @ prefix.keys.transpose(1, 2)).view(kv_heads, rows, -1, prefix_length)

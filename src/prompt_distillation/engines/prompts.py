@@ -76,7 +76,7 @@ def load_tokenizer(options: EngineOptions) -> Any:
 
 
 class TemplateMarks:
-    """Texts that the tokenizer turns into one token with a meaning, wherever they stand.
+    """Texts that the tokenizer turns into one special token, wherever they occur.
 
     These are its special tokens, the marks of thinking, and other added tokens that the chat
     template writes, as DeepSeek's does. Added tokens that are just text (Gemma has one for every
@@ -101,7 +101,7 @@ class TemplateMarks:
         normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
         looks_after = normalizer is not None and any(token.normalized for token in added)
         self._normalizer = normalizer if looks_after else None
-        # The same prompt stands in every conversation.
+        # Every conversation has the same prompt.
         self._cached = lru_cache(maxsize=64)(self._found)
 
     def may_be_in(self, content: str) -> bool:
@@ -131,7 +131,7 @@ class TemplateMarks:
 
 
 def _starts_of(texts: set[str]) -> "re.Pattern[str]":
-    """Matches, with no width, wherever one of the texts begins, within another one too."""
+    """Matches, with no width, wherever one of the texts begins, also inside another one."""
     return re.compile(f"(?={'|'.join(map(re.escape, sorted(texts)))})" if texts else r"(?!)")
 
 

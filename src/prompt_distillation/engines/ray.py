@@ -2,7 +2,7 @@
 
 Each actor opens a real engine in a process of its own, on its own GPUs, and has many requests in
 flight. An actor that dies is replaced, and what it had not finished goes to the others. A request
-carries its own seed, so where it is completed does not matter, and whoever asks keeps one journal
+carries its own seed, so where it is completed does not matter, and the caller keeps one journal
 as ever.
 
 Every machine of the cluster needs this package, of the same version, and the same Python and Ray;
@@ -165,7 +165,7 @@ class _Worker:
     """An actor whose engine is open.
 
     Attributes:
-        actor: whom to ask.
+        actor: the Ray actor that answers.
         concurrency: how many requests its engine wants in flight.
         died: set, with the reason, when it is found dead.
         in_flight: how many requests it has.
@@ -283,7 +283,7 @@ class RayEngine:
                         raise
                     self._allow_replacement(number, error)
                     await asyncio.sleep(REOPEN_SECONDS)
-        except Exception as error:  # noqa: BLE001 - whoever waits for a completion raises it
+        except Exception as error:  # noqa: BLE001 - raised by the caller that waits
             self._failure = self._failure or error
             async with self._changed:
                 self._changed.notify_all()

@@ -186,7 +186,7 @@ async def _reachable(address: str) -> str:
     """``address`` with its port, once somebody listens there: Ray itself would try for minutes.
 
     Raises:
-        EngineError: nobody does, or it is no address.
+        EngineError: no cluster answers there, or it is not an address.
     """
     scheme = CLIENT_SCHEME if address.startswith(CLIENT_SCHEME) else ""
     host, _, port = address.removeprefix(CLIENT_SCHEME).partition(":")

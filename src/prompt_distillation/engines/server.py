@@ -122,7 +122,7 @@ class ServerEngine:
                 raise
         assert failure is not None
         if failure.kind == "connection":
-            # Either this request cuts its connections, or nobody is there any more.
+            # Either the server closes connections for this request, or it is gone.
             await self.probe()
         raise RequestFailedError(
             f"gave up after {self._backoff.attempts} attempts: {failure}"

@@ -1,4 +1,4 @@
-"""The transformers engine: runs wherever torch does, in batches of what is in flight.
+"""The transformers engine: runs wherever torch does, and batches the requests in flight.
 
 It computes the prompt that all requests share once, keeps one copy of it for all rows of a batch
 (`generation`, `prefix_attention`), and hands each completion over when it ends. transformers has
@@ -133,7 +133,7 @@ class TransformersEngine:
         """Generate batch after batch until closed."""
         while not self._closing:
             await self._wake.wait()
-            # Let every caller that is ready submit first: a batch of one is the dearest.
+            # Let every caller that is ready submit first: a batch of one is the most expensive.
             await asyncio.sleep(0)
             self._pending = [job for job in self._pending if not job.done.done()]
             if not self._pending:

@@ -152,7 +152,7 @@ class VllmEngine:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             # vLLM then tells its processes and waits until they have heard: for ever after a
-            # Ctrl-C, which has ended them. So nobody waits for that.
+            # Ctrl-C, which has ended them, so this is not waited for.
             task.cancel()
             raise
 
@@ -209,7 +209,7 @@ def _scoring_params(token_ids: Sequence[int]) -> Any:
 
     return SamplingParams(
         temperature=0.0,
-        max_tokens=1,  # vLLM has no request that writes nothing; nobody looks at this token
+        max_tokens=1,  # vLLM has no request that writes nothing; this token is ignored
         logprob_token_ids=list(token_ids),
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,

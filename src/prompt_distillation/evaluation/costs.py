@@ -170,7 +170,7 @@ def _warn_of_other_runs(path: Path) -> None:
         fields: Any = read_json(path)
         made, of = fields["requests_made"], fields["counts"]["requests"]
     except (InputError, KeyError, TypeError):
-        return  # that there are no hours either is told with them
+        return  # the message about missing hours says so too
     if made < of:
         logger.warning(
             "%s is of a run that made %d of %d requests (it was resumed, or merged shards): the "

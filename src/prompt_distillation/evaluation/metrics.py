@@ -113,7 +113,7 @@ def _error_examples(judged: Sequence[Prediction], label: str) -> tuple[ErrorExam
 
 
 def worst_labels(results: Mapping[str, LabelResult]) -> tuple[WorstLabel, ...]:
-    """The labels that fare worst; those without an error are not among them."""
+    """The labels with the lowest accuracy; those without an error are left out."""
     flawed = [(label, result) for label, result in results.items() if result.correct < result.total]
     return tuple(
         WorstLabel(

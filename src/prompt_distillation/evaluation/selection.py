@@ -237,7 +237,7 @@ def _tell(selection: Selection, *, total: int) -> None:
 
 
 def read_labelled_data(path: Path) -> LabelledData:
-    """Read a dataset and what stands beside it; a missing file is an answer too.
+    """Read a dataset and the files beside it, as far as they exist.
 
     Raises:
         InputError: one of the files is there and is not what it should be.

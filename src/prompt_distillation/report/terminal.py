@@ -44,7 +44,7 @@ class Stream:
         self._shown = self._correct = self._judged = 0
 
     def show(self, prediction: Prediction, total: int) -> None:
-        """Print the line of one of ``total`` predictions; before the first, the heading."""
+        """Print the line of a prediction, one of ``total``; before the first one, the heading."""
         if not self._shown:
             print_lines(self._console, ["Evaluating model...", RULE])
         self._shown += 1

@@ -2,7 +2,7 @@ r"""Answers that are one of a few labels, found by a pattern in what the model w
 
 The pattern is a regular expression with one group where the label stands, such as
 ``Final Answer:\s*(\w+)``; its last match counts. Labels may hold more than the group allows for
-(``zh-cn``, ``not spam``): where a label stands in the group's place, the longest one is taken.
+(``zh-cn``, ``not spam``): where a label is in the group's place, the longest one is taken.
 
 Patterns are matched by RE2, whose time grows with the text's length only: no answer can make one
 search forever. RE2 has no lookahead and no backreferences.
@@ -98,7 +98,7 @@ class LabelPattern:
         return Answer(text=found)
 
     def frames(self, prompt: str) -> set[tuple[str, str]]:
-        """What stands around the labels, before and after, wherever the pattern matches a text."""
+        """What is before and after the labels, wherever the pattern matches a text."""
         return {
             (prompt[match.start() : match.start(1)], prompt[match.end(1) : match.end()])
             for pattern in (self._any, self._labelled)
