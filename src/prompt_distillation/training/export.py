@@ -98,7 +98,7 @@ def export(
         require_compressed_tensors()
     resolved = resolve_model(config.model_path, config.base_model)
     if resolved.adapter is None:
-        raise ModelError(f"{config.model_path} is no adapter; there is nothing to merge")
+        raise ModelError(f"{config.model_path} is not an adapter, so there is nothing to merge")
     partial = config.output_dir.with_name(f".{config.output_dir.name}.partial")
     inputs = [resolved.adapter, Path(resolved.base), config.rows_file, config.evaluation_file]
     refuse_unsafe_outputs(

@@ -204,7 +204,7 @@ def load_student(config: TrainConfig, options: Mapping[str, Any], *, on_gpu: boo
     """The model, its weights on the device of this process, quantised as they come in.
 
     Raises:
-        ModelError: it cannot be loaded, or is quantised already and shall be in 4 bits.
+        ModelError: it cannot be loaded, or is already quantised and shall be in 4 bits.
         ConfigError: a launcher that 4-bit weights do not go with.
     """
     from transformers import AutoModelForCausalLM
@@ -252,7 +252,7 @@ def _four_bit_quantiser(model: ModelConfig, four_bit: FourBitConfig) -> Any:
     if "quantization_config" in stored:
         method = stored["quantization_config"].get("quant_method")
         raise ModelError(
-            f"{model.model_name} is quantised already ({method}); --load_in_4bit takes the model "
+            f"{model.model_name} is already quantised ({method}); --load_in_4bit takes the model "
             "in bfloat16, float16 or float32: name that one, or leave --load_in_4bit out"
         )
     return FourBitQuantization(four_bit)

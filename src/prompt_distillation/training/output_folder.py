@@ -244,7 +244,7 @@ def choose_checkpoint(
         key = changed[0]
         raise OutputExistsError(
             f"{path} holds checkpoints of another run ({key} was {before.get(key)!r}, is "
-            f"{identity.get(key)!r}); pass --overwrite to start anew, or choose another "
+            f"{identity.get(key)!r}); pass --overwrite to start over, or choose another "
             "--output_dir"
         )
     return last_whole_checkpoint(path)

@@ -135,7 +135,7 @@ def test_the_whole_model_is_never_in_memory_while_it_is_loaded(student, tmp_path
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
 def test_launchers_that_cut_the_weights_are_refused(student, monkeypatch, variable):
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(ConfigError, match=r"does not go with .*use DDP"):
+    with pytest.raises(ConfigError, match=r"does not work with .*use DDP"):
         load(student, FourBitConfig())
 
 
