@@ -7,9 +7,9 @@ from prompt_distillation.labelling.label_config import LabelConfig
 
 DESCRIPTION = """\
 Label inputs with a thinking teacher under the task's prompt, and write a dataset to train a student
-on. Every completion is in a journal before it is counted: a run that was stopped goes on where it
-was, by the same command. Writes NAME.jsonl, NAME.heldout.jsonl, NAME.records.jsonl,
-NAME.rejects.jsonl and NAME.manifest.json."""
+on. Every completion is in a journal before it is counted: a run that was stopped continues with the
+same command. Writes NAME.jsonl, NAME.heldout.jsonl, NAME.records.jsonl, NAME.rejects.jsonl and
+NAME.manifest.json."""
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -12,13 +12,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Merge an adapter, experts included, into a checkpoint that vLLM and transformers load, with a model
-card. Before it takes its name, the answers of --rows_file are scored by base, base + adapter,
-merged, and (where vLLM runs) the merged checkpoint served by vLLM; a merge that lost a part of the
-adapter fails with exit code 2 and leaves nothing behind.
+card. Before the folder gets its final name it is tested: the answers of --rows_file are scored by
+the base model, base and adapter, the merged checkpoint, and the merged checkpoint in vLLM if vLLM
+runs here. A merge that lost part of the adapter fails with exit code 2 and leaves nothing behind.
 
---quantise w4a16 then holds linear layers and experts in four bits and a scale a group
-(compressed-tensors; embeddings, router and lm_head stay as they are), and scores that checkpoint
-too, against the merged one and in vLLM.
+--quantise w4a16 also converts linear layers and experts to 4 bits with one scale per group
+(compressed-tensors; embeddings, router and lm_head stay as they are), and tests that one too.
 """
 
 

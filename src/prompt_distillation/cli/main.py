@@ -12,14 +12,14 @@ COMMANDS = {
     "create-data": ("create_data", "label inputs with the teacher"),
     "train": ("train", "fine-tune the student on the labels"),
     "evaluate": ("evaluate", "measure a model on held-out inputs"),
-    "compare": ("compare", "measure teacher and student side by side, and what it saves"),
-    "review-labels": ("review_labels", "go through doubtful labels in the terminal"),
+    "compare": ("compare", "measure teacher and student side by side: accuracy, latency, cost"),
+    "review-labels": ("review_labels", "check labels that may be wrong, in the terminal"),
     "report": ("report", "show what was measured: an HTML page, pictures, W&B, a model card"),
-    "export": ("export_model", "merge an adapter into a checkpoint to serve, and prove it"),
+    "export": ("export_model", "merge an adapter into a checkpoint that vLLM serves, and test it"),
     "doctor": ("doctor", "say what this machine has and which recipe fits"),
 }
 GO_ON = {"create-data", "train"}
-"""Commands that, run again after Ctrl-C, go on where they stopped."""
+"""Commands that continue where they stopped when they are run again after Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from prompt_distillation.data.dataset_files import Record
 
 DESCRIPTION = """\
-Show the labels that something speaks against: votes for several answers, a gold label that differs,
-near-duplicates with another label, inputs without a label. Enter accepts the label, another label
-corrects it; both go into NAME.corrections.jsonl, and `create_data.py ... --overwrite` writes the
-dataset again with them, without asking the teacher again."""
+Show the labels that may be wrong: votes for several answers, a gold label that differs,
+near-duplicates with another label, inputs without a label. Press Enter to keep a label, or type
+another one. Both are stored in NAME.corrections.jsonl, and `create_data.py ... --overwrite` then
+rebuilds the dataset with them, without asking the teacher again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,11 +42,13 @@ class ExportConfig(Settings):
     base_model: str | None = option(None, "its base model; none: the one recorded in the adapter")
     output_dir: Path = option(Path("./models/exported"), "folder of the merged checkpoint")
     rows_file: Path = option(
-        Path("./data/prompt_distillation_lang.heldout.jsonl"), "chat rows that are scored"
+        Path("./data/prompt_distillation_lang.heldout.jsonl"), "chat rows whose answers are scored"
     )
-    num_inputs: int = option(32, "rows scored by each way of loading", low=1)
-    evaluation_file: Path | None = option(None, "evaluation_results.json, for the model card")
-    serve: Literal["auto", "vllm", "none"] = option("auto", "score in vLLM too; auto: where it is")
+    num_inputs: int = option(32, "rows to score", low=1)
+    evaluation_file: Path | None = option(None, "result of evaluate.py to put into the model card")
+    serve: Literal["auto", "vllm", "none"] = option(
+        "auto", "test in vLLM too; auto: if it runs here"
+    )
     quantise: Literal["none", "w4a16"] = option(
         "none", "w4a16: 4-bit weights (compressed-tensors), which vLLM serves on GPUs"
     )
