@@ -62,11 +62,11 @@ def test_the_probe_is_scaled_to_what_is_left_and_not_paid_twice(tmp_path, look_a
     }
     shown = look_at(tmp_path, engine, probe_samples=10, gpus=4, **prices)
     assert len(engine.requests) == 10
-    assert "1.00 requests an input" in shown
+    assert "1.00 requests per input" in shown
     # 1,500 prompt tokens and 8 new ones an input, as the scripted teacher tells.
     assert "50 distinct inputs: about 75,000 prompt tokens and 400 new ones" in shown
     assert "GPU hours" in shown
-    assert "about 0.08 by the token" in shown
+    assert "about 0.08 at the price per token" in shown
     assert not (tmp_path / "out.jsonl").exists()
     _, rest = run_label(tmp_path, ScriptedEngine(lambda _: answer("fr")), held_out=0.0)
     assert len(rest.requests) == 50

@@ -62,7 +62,7 @@ def hold(folder, *, inputs=(), overwrite=False):
     [
         (lambda path: (path / "trainer_state.json").unlink(), "trainer_state.json is missing"),
         (lambda path: (path / "trainer_state.json").write_text('{"epoch": 1.'), "cut off"),
-        (lambda path: (path / "trainer_state.json").write_text("{}"), "says no step"),
+        (lambda path: (path / "trainer_state.json").write_text("{}"), "has no step"),
         (lambda path: cut(path / "optimizer.pt"), "optimizer.pt is cut off"),
         (lambda path: cut(path / "scheduler.pt"), "scheduler.pt is cut off"),
         (lambda path: cut(path / "rng_state.pth"), "rng_state.pth is cut off"),

@@ -37,7 +37,9 @@ def _show(checks: Sequence["LivenessCheck"]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Is the adapter alive? Mean difference of log-probabilities, nats")
+    table = Table(
+        title="Does the adapter have its effect? Mean difference of log-probabilities, in nats"
+    )
     for column in ("one", "other", "should", "difference", "limit", ""):
         table.add_column(column)
     for pair in checks:

@@ -88,8 +88,8 @@ def compare_results(first: Result, second: Result, *, where: str) -> PairedTest:
     """
     if first.truth != second.truth:
         raise ConfigError(
-            f"{where} was judged by the {first.truth} answers, this run by the {second.truth} "
-            "ones; pass the same --truth to both"
+            f"{where} was measured against {first.truth} answers, this run against {second.truth} "
+            "answers; pass the same --truth to both"
         )
     answers = {
         (item.text, item.group, item.ground_truth): item.predicted

@@ -156,18 +156,19 @@ def estimate_lines(probe: Probe, *, gpus: int, prices: PriceConfig) -> list[str]
     counts, scale = probe.counts, probe.unfinished / probe.counts.inputs
     input_tokens, output_tokens = counts.prompt_tokens * scale, counts.completion_tokens * scale
     lines = [
-        f"probe       {counts.inputs} inputs: {counts.requests / counts.inputs:.2f} requests an "
+        f"probe       {counts.inputs} inputs: {counts.requests / counts.inputs:.2f} requests per "
         "input (retries and votes included), "
-        f"{counts.completion_tokens / counts.inputs:,.0f} new tokens an input; kept in the journal",
+        f"{counts.completion_tokens / counts.inputs:,.0f} new tokens per input; kept in "
+        "the journal",
         f"to label    {probe.unfinished:,} distinct inputs: about {input_tokens:,.0f} prompt "
         f"tokens and {output_tokens:,.0f} new ones",
     ]
     if probe.seconds is None:
-        lines.append("time        not measured: some of the probe was in the journal already")
+        lines.append("time        not measured: part of the probe was already in the journal")
     else:
         hours = probe.seconds * scale / 3600
         lines.append(
-            f"time        at most {hours:,.2f} hours of one teacher at the probe's pace; a full "
+            f"time        at most {hours:,.2f} hours of one teacher at the probe's speed; a full "
             "run keeps more requests in flight and is faster"
         )
         if gpus:
@@ -176,11 +177,11 @@ def estimate_lines(probe: Probe, *, gpus: int, prices: PriceConfig) -> list[str]
                 lines.append(f"cost        at most {hours * gpus * prices.price_per_gpu_hour:,.2f}")
     if prices.price_per_gpu_hour is not None and not gpus:
         lines.append(
-            "cost        not by the hour: the teacher runs on no GPU of this machine, so "
+            "cost        not per hour: the teacher does not run on a GPU of this machine, so "
             "--price_per_gpu_hour is not used"
         )
     if prices.price_per_million_output_tokens is not None:
         cost = output_tokens * prices.price_per_million_output_tokens
         cost += input_tokens * (prices.price_per_million_input_tokens or 0.0)
-        lines.append(f"cost        about {cost / 1e6:,.2f} by the token")
+        lines.append(f"cost        about {cost / 1e6:,.2f} at the price per token")
     return lines

@@ -219,8 +219,8 @@ def choose_checkpoint(
         damage = find_damage(folder)
         if damage is not None:
             raise ConfigError(
-                f"--resume_from_checkpoint {resume}: no checkpoint there that training can go on "
-                f"from ({damage}); auto finds the newest one in --output_dir"
+                f"--resume_from_checkpoint {resume}: no checkpoint there that training can "
+                f"continue from ({damage}); auto finds the newest one in --output_dir"
             )
         return folder
     if overwrite:
@@ -235,8 +235,8 @@ def choose_checkpoint(
         return None
     if resume == "none":
         raise OutputExistsError(
-            f"{path} holds checkpoints; pass --resume_from_checkpoint auto to go on, or "
-            "--overwrite to start anew"
+            f"{path} holds checkpoints; pass --resume_from_checkpoint auto to continue, or "
+            "--overwrite to start over"
         )
     before = record["run"]
     changed = [key for key in sorted({*identity, *before}) if identity.get(key) != before.get(key)]
@@ -271,9 +271,9 @@ def find_damage(checkpoint: Path) -> str | None:
     except FileNotFoundError:
         return "trainer_state.json is missing"
     except (OSError, ValueError, AttributeError):
-        return "trainer_state.json is cut off or is no trainer's state"
+        return "trainer_state.json is cut off or not a trainer's state"
     if not isinstance(step, int):
-        return "trainer_state.json says no step"
+        return "trainer_state.json has no step"
     folders = [entry for entry in checkpoint.iterdir() if entry.is_dir()]
     weights = list(checkpoint.glob("*.safetensors"))
     # FSDP and DeepSpeed write shards in folders, which their own loaders check.
@@ -315,5 +315,5 @@ def as_write_error(error: Exception, path: Path) -> OutputWriteError | None:
     reason = text.splitlines()[0] if text else type(error).__name__
     return OutputWriteError(
         f"cannot write to {path}: {reason}; free some space, then run the same command again (it "
-        "goes on at the last checkpoint)"
+        "continues from the last checkpoint)"
     )

@@ -191,8 +191,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         rows = ", ".join(rows_of_batches(self._batches, self._rows)) or "not known (packed rows)"
         return (
             f"the loss of step {step}{since} is {loss}; its rows: {rows}. Training has stopped, "
-            "and checkpoints of earlier steps are kept. Look at these rows, lower "
-            "--learning_rate, or train in another --dtype; to go on from a checkpoint with "
+            "and checkpoints of earlier steps are kept. Check these rows, lower "
+            "--learning_rate, or train in another --dtype; to continue from a checkpoint with "
             "changed settings, name it with --resume_from_checkpoint"
         )
 
@@ -213,7 +213,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             if not math.isfinite(nll):
                 raise DivergedError(
                     f"the held-out loss at step {self.state.global_step} is {nll}; train in "
-                    "another --dtype, e.g. float32, or look at the rows of --eval_file"
+                    "another --dtype, e.g. float32, or check the rows of --eval_file"
                 )
         if self._asked and prefix == "eval":
             output.metrics["eval_accuracy"] = self.answer_held_out()

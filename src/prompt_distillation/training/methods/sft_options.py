@@ -94,7 +94,7 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         try:
             return convert(value, kind, name=name)
         except ConfigError:
-            logger.debug("--%s %r is no %s", name, value, kind)
+            logger.debug("--%s %r is not of type %s", name, value, kind)
     raise ConfigError(f"--{name} is {value!r}; SFTConfig takes {' or '.join(map(_shown, kinds))}")
 
 
