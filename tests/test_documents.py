@@ -22,7 +22,7 @@ MADE_BY_THE_BUILD = {"index.md", "flags.md", "contributing.md", "changelog.md"}
 LAUNCHERS = {"create_data_h100x8.sh": "create_data", "train_trl.sh": "train"}
 TAKES_FIELDS_OF_TRL = {"train"}
 
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")  # pictures too
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 INLINE_CODE = re.compile(r"`([^`]+)`")
 
