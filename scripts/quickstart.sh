@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install, then run the whole road on the example models: label, train, prove. No GPU, no account,
-# no model hub; once installed, no network.
+# Install, then run all three steps on the example models: label, train, evaluate. No GPU, no
+# account, no model hub; once installed, no network.
 #
 #   bash scripts/quickstart.sh            # run again: answers in the journal are used again,
 #                                         # training and evaluations are redone
@@ -61,8 +61,10 @@ stage "label: the teacher thinks under its prompt" \
 stage "train: the student learns the answers, without prompt or thinking" \
   "$python" train_sft_trl.py --config recipes/cpu-example-train.yaml \
   --train_file "$dataset" --output_dir "$model" --overwrite
+# Its answers to the held-out inputs are in the records already: no model is loaded for them.
 stage "evaluate: teacher, with its prompt" \
-  evaluate teacher --config recipes/cpu-example-evaluate-teacher.yaml --quiet
+  evaluate teacher --config recipes/cpu-example-evaluate-teacher.yaml --quiet \
+  --predictions_file "$data/prompt_distillation_lang.records.jsonl"
 stage "evaluate: student before training, no prompt" \
   evaluate student-before --config recipes/cpu-example-evaluate.yaml --quiet \
   --model_path none --base_model example-models/student

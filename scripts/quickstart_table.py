@@ -4,6 +4,7 @@
 
 Accuracy is against gold labels, with its 95 % interval; tokens in include the prompt, tokens out
 the reasoning; seconds are what one query costs in a full batch on this machine, start-up left out.
+A dash is what is not known: the seconds of answers that an earlier run had paid for.
 """
 
 import sys
@@ -26,18 +27,23 @@ def row_of(name: str, result: Result, *, path: Path) -> tuple[str, ...]:
     summary, usage = result.summary, result.usage
     if result.truth != "gold" or summary.accuracy is None or summary.accuracy_interval is None:
         raise InputError(f"{path}: not measured against gold labels; evaluate with --truth gold")
-    if usage is None:
-        raise InputError(f"{path}: no model ran for it (--predictions_file); evaluate one")
     interval = summary.accuracy_interval
+    tokens_in = [item.prompt_tokens for item in result.predictions]
+    tokens_out = [item.completion_tokens for item in result.predictions]
     return (
         name,
         f"{summary.accuracy:.1%}",
         f"{interval.low:.1%} - {interval.high:.1%}",
         str(summary.evaluated),
-        f"{usage.prompt_tokens_per_query:,.0f}",
-        f"{usage.completion_tokens_per_query:,.1f}",
-        f"{usage.seconds_per_query:.4f}",
+        _mean(tokens_in, digits=0),
+        _mean(tokens_out, digits=1),
+        f"{usage.seconds_per_query:.4f}" if usage else "-",
     )
+
+
+def _mean(values: Sequence[int | None], *, digits: int) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):,.{digits}f}" if known else "-"
 
 
 def main(argv: Sequence[str]) -> None:

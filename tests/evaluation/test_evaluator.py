@@ -210,7 +210,7 @@ def test_the_teachers_answers_and_tokens_come_from_its_records(files, tmp_path: 
     records.write_text("".join(json.dumps(row) + "\n" for row in rows))
     manifest = {
         "model": {"name": "org/teacher"}, "counts": {"requests": 40}, "requests_made": 40,
-        "seconds": 30.0, "startup_seconds": 10.0, "config": {"engine": "vllm"},
+        "seconds": 30.0, "startup_seconds": 10.0, "engine": "vllm",
         "held_out": {"share": 0.1, "seed": 0},
     }  # fmt: skip
     (tmp_path / "train.manifest.json").write_text(json.dumps(manifest))

@@ -1,10 +1,22 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from prompt_distillation.data.result_files import write_result
+from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+from prompt_distillation.evaluation.evaluator import evaluate
+
 ROOT = Path(__file__).parents[2]
+
+
+def table(*arguments):
+    return subprocess.run(
+        [sys.executable, "scripts/quickstart_table.py", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -17,10 +29,39 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_what_cannot_be_compared(arguments, message):
-    done = subprocess.run(
-        [sys.executable, "scripts/quickstart_table.py", *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = table(*arguments)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert message in line
+
+
+def test_answers_from_a_journal_have_tokens_and_no_seconds(tmp_path):
+    predictions = [
+        {"index": i, "text": "x", "group": "g", "predicted": "de", "ground_truth": "de",
+         "correct": True, "prompt_tokens": 1500, "completion_tokens": 30 + i}
+        for i in range(2)
+    ]  # fmt: skip
+    (tmp_path / "inputs.txt").write_text("eins\nzwei\n")
+    (tmp_path / "gold.txt").write_text("de\nde\n")
+    (tmp_path / "train.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ot"}]}\n'
+    )
+    (tmp_path / "predictions.txt").write_text("de\nde\n")
+    result = evaluate(
+        EvaluateConfig.of(
+            task=ROOT / "tasks/language", test_file=tmp_path / "inputs.txt",
+            ground_truth_file=tmp_path / "gold.txt", train_data_file=tmp_path / "train.jsonl",
+            predictions_file=tmp_path / "predictions.txt",
+        )
+    )  # fmt: skip
+    write_result(tmp_path / "teacher.json", result)
+    value = json.loads((tmp_path / "teacher.json").read_text())
+    (tmp_path / "teacher.json").write_text(json.dumps(value | {"predictions": predictions}))
+
+    done = table(f"teacher={tmp_path / 'teacher.json'}")
+
+    assert done.returncode == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if "teacher" in line]
+    assert row.replace("│", "").split() == [
+        "teacher", "100.0%", "34.2%", "-", "100.0%", "2", "1,500", "30.5", "-",
+    ]  # fmt: skip

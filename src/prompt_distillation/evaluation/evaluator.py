@@ -194,22 +194,22 @@ def _evaluate_file(
 def _labelling_run(dataset: Path, predictions: tuple[Prediction, ...]) -> tuple[str, Usage | None]:
     """The teacher of a dataset, and its share of the tokens and time that labelling took.
 
-    The time is not known where a part of the answers was there before the run: then None.
+    The time is known if the run made all requests and its manifest tells its start-up; else None.
     """
     manifest = sibling(dataset, "manifest")
     fields: Any = read_json(manifest)
     try:
         base_model = str(fields["model"]["name"])
         requests, made = int(fields["counts"]["requests"]), int(fields["requests_made"])
-        startup = float(fields.get("startup_seconds") or 0.0)
-        seconds_per_request = (float(fields["seconds"]) - startup) / max(requests, 1)
-        engine = str(fields.get("engine") or fields["config"]["engine"])
+        if made < requests or not requests or "startup_seconds" not in fields:
+            return base_model, None
+        startup = float(fields["startup_seconds"])
+        seconds_per_request = (float(fields["seconds"]) - startup) / requests
+        engine = str(fields["engine"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{manifest}: not the manifest of a labelled dataset ({error!r}); label again"
         ) from error
-    if not requests or made < requests:
-        return base_model, None
     return base_model, usage(
         predictions,
         engine=engine,
