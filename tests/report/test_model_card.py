@@ -108,6 +108,13 @@ def test_held_out_agreement_says_of_what_and_how_sure() -> None:
     ) in card
 
 
+def test_a_resumed_run_has_no_figure_from_before_training() -> None:
+    manifest = manifest_of_a_run()
+    manifest["result"]["held_out_accuracy"] = (None, 0.5)
+
+    assert "| 50.0% (95% CI 33.6-66.4%), n=32 |" in trained_card("mine", manifest)
+
+
 def test_the_card_of_a_training_run_keeps_its_words(make_result, model: Path) -> None:
     card = trained_card("mine", manifest_of_a_run())
     (model / "README.md").write_text(card)

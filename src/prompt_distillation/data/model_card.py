@@ -278,10 +278,9 @@ def _figures(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         before, after = result["held_out_accuracy"]
         n = _answered(manifest)
         share = with_interval(after, wilson_interval(round(after * n), n))
-        yield (
-            "agreement with the teacher on held-out rows",
-            f"{share}, n={n} ({before:.1%} before training)",
-        )
+        # A run that went on from a checkpoint has no figure from before.
+        earlier = "" if before is None else f" ({before:.1%} before training)"
+        yield "agreement with the teacher on held-out rows", f"{share}, n={n}{earlier}"
 
 
 def _answered(manifest: Mapping[str, Any]) -> int:

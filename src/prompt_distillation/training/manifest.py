@@ -162,9 +162,7 @@ def training_manifest(
             "evaluation_seconds": round(result.evaluation_seconds, 3),
             "train_loss": result.train_loss,
             "held_out_loss": result.held_out_loss,
-            "held_out_accuracy": [accuracy.before, accuracy.after]
-            if accuracy and accuracy.before is not None
-            else None,
+            "held_out_accuracy": [accuracy.before, accuracy.after] if accuracy else None,
             "held_out_answers": accuracy.total if accuracy else 0,
             "held_out_correct": accuracy.correct if accuracy else 0,
             "held_out_truth": accuracy.truth if accuracy else None,
