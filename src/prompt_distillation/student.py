@@ -16,7 +16,7 @@ from prompt_distillation.config import (
 from prompt_distillation.tasks import END_OF_THINKING, ChatMessage
 
 if TYPE_CHECKING:  # importing engines takes longer than `import prompt_distillation` may
-    from prompt_distillation.engines import Engine, EngineOptions, Request
+    from prompt_distillation.engines import Engine, Request
     from prompt_distillation.engines.event_loop import BackgroundLoop
 
 MAX_TOKENS = 1024
@@ -37,9 +37,10 @@ class Student:
     The model is loaded at the first question and stays loaded until `close`, or the end of a
     ``with`` block. Works in scripts and in notebooks.
 
-    >>> with Student("models/quickstart", engine="transformers") as student:  # doctest: +SKIP
-    ...     student.answer("Wo ist der Bahnhof?")
-    'de'
+    >>> with Student("models/lang", engine="transformers", max_tokens=16) as student:
+    ...     answers = student.answer_batch(["Wo ist der Bahnhof?", "Where is the station?"])
+    >>> len(answers)
+    2
 
     Args:
         path: an adapter, a merged model, or a hub name; with ``engine="server"`` the name that the
@@ -133,10 +134,19 @@ class Student:
             raise
 
     async def _answers(self, requests: "list[Request]") -> list[str]:
-        from prompt_distillation.engines import RequestFailedError, open_engine, stream
+        from prompt_distillation.engines import (
+            RequestFailedError,
+            engine_options,
+            open_engine,
+            stream,
+        )
 
         if self._engine is None:
-            opening = open_engine(self._config.engine.engine, self._options())
+            config = self._config
+            opening = open_engine(
+                config.engine.engine,
+                engine_options(config.model, config.engine, seed=config.sampling.seed),
+            )
             self._engine = await self._stack.enter_async_context(opening)
         answers = [""] * len(requests)
         async for position, outcome in stream(self._engine, enumerate(requests)):
@@ -145,13 +155,3 @@ class Student:
             # A student does not think; one that does anyway is read as everywhere else.
             answers[position] = outcome.text.rpartition(END_OF_THINKING)[2].strip()
         return answers
-
-    def _options(self) -> "EngineOptions":
-        from prompt_distillation.checkpoints import ResolvedModel, resolve_model
-        from prompt_distillation.engines import EngineOptions
-
-        model, engine = self._config.model, self._config.engine
-        served = ResolvedModel(base=model.model_name)
-        by_server = engine.engine == "server"
-        found = served if by_server else resolve_model(model.model_name, model.base_model)
-        return EngineOptions(model=found.base, adapter=found.adapter, server_url=engine.server_url)

@@ -1,0 +1,209 @@
+"""The Python API: the steps of a distillation as functions, with the settings of the commands.
+
+Every setting of a command is a keyword argument by the same name: ``create_data.py --num_votes 3``
+is ``label(..., num_votes=3)``. The functions raise the same errors (`PromptDistillationError`) and
+write the same files as the commands, and work in scripts and in notebooks.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prompt_distillation import tasks
+from prompt_distillation.config import settings_of
+
+if TYPE_CHECKING:  # what these import takes longer than `import prompt_distillation` may
+    from prompt_distillation.data.comparison import Comparison
+    from prompt_distillation.data.results import Result
+    from prompt_distillation.labelling.pipeline import LabelResult
+    from prompt_distillation.tasks import Task
+    from prompt_distillation.training.manifest import TrainResult
+
+
+def load_task(folder: str | Path) -> "Task":
+    """Load a task folder: ``task.yaml`` and its prompt.
+
+    ``tasks/language`` comes with the package and is found everywhere.
+
+    >>> task = load_task("tasks/language")
+    >>> task.name, len(task.labels)
+    ('language', 13)
+
+    Raises:
+        TaskError: the folder is not a task.
+    """
+    return tasks.load_task(Path(folder))
+
+
+def label(*, task: "Task | str | Path", input_file: str | Path, output_file: str | Path,
+          **settings: Any) -> "LabelResult":  # fmt: skip
+    """Label inputs with the teacher and write a dataset to train a student on.
+
+    A run that was stopped goes on where it was, by the same call.
+
+    >>> dataset = label(
+    ...     task="tasks/language",
+    ...     input_file="example-data/multilingual.txt",
+    ...     output_file="data/lang.jsonl",
+    ...     model_name="example-models/teacher",
+    ...     engine="transformers",
+    ...     max_tokens=256,
+    ...     max_samples=60,
+    ... )
+    >>> dataset.counts.inputs
+    60
+
+    Args:
+        task: a task, or its folder.
+        input_file: txt, jsonl, csv, tsv, parquet, or a folder written by ``datasets``.
+        output_file: the dataset, ``NAME.jsonl``; its other files are written beside it.
+        settings: any setting of `LabelConfig` by its flag's name, e.g. ``model_name``,
+            ``temperature``, ``num_votes``, ``tensor_parallel_size``, ``text_field``.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is not allowed.
+        InputError, TaskError: inputs that cannot be taken; nothing was paid for.
+        OutputExistsError: another dataset is there; pass ``overwrite=True`` to replace it.
+        EngineError: the teacher cannot be had, or is gone; what it answered is kept.
+    """
+    from prompt_distillation.labelling.label_config import LabelConfig
+    from prompt_distillation.labelling.pipeline import label as run
+
+    return run(
+        LabelConfig.of(
+            task=_folder(task), input_file=input_file, output_file=output_file, **settings
+        )
+    )
+
+
+def train(
+    dataset: "LabelResult | str | Path", *, output_dir: str | Path, **settings: Any
+) -> "TrainResult":
+    """Fine-tune the student on a dataset: loss on the answers only.
+
+    A run that was stopped goes on from its last checkpoint, by the same call.
+
+    >>> run = train(
+    ...     "data/lang.jsonl",
+    ...     output_dir="models/lang",
+    ...     model_name="example-models/student",
+    ...     max_steps=4,
+    ...     report_to="none",
+    ... )
+    >>> run.steps
+    4
+
+    Args:
+        dataset: what `label` returned, or a file of chat rows.
+        output_dir: folder of the adapter, its checkpoints, curves and model card.
+        settings: any setting of `TrainConfig` by its flag's name, and any other field of TRL's
+            ``SFTConfig``, e.g. ``learning_rate``, ``lora_rank``, ``optim``, ``logging_steps``.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is not allowed.
+        InputError: rows that cannot be trained on.
+        OutputExistsError: another run is there; pass ``overwrite=True`` to replace it.
+        ModelError: the student cannot be loaded.
+    """
+    from prompt_distillation.training.run import train as run
+    from prompt_distillation.training.train_config import TrainConfig
+
+    names = {setting.name for setting in settings_of(TrainConfig)}
+    own = {name: value for name, value in settings.items() if name in names}
+    others = {name: value for name, value in settings.items() if name not in names}
+    file = getattr(dataset, "dataset", dataset)
+    return run(TrainConfig.of(train_file=file, output_dir=output_dir, **own), others)
+
+
+def evaluate(
+    model: "TrainResult | str | Path",
+    *,
+    task: "Task | str | Path",
+    test_file: str | Path,
+    output_file: str | Path | None = None,
+    **settings: Any,
+) -> "Result":
+    """Measure a model on inputs that it was not trained on.
+
+    >>> result = evaluate(
+    ...     "models/lang",
+    ...     task="tasks/language",
+    ...     test_file="example-data/multilingual.txt",
+    ...     train_data_file="data/lang.jsonl",
+    ...     max_samples=20,
+    ...     engine="transformers",
+    ... )
+    >>> result.summary.total_samples
+    20
+
+    Args:
+        model: what `train` returned, an adapter or a model, or ``"none"`` for ``base_model`` alone.
+        task: a task, or its folder.
+        test_file: inputs, as `label` takes them.
+        output_file: where the result is written as JSON; None writes nothing.
+        settings: any setting of `EvaluateConfig` by its flag's name, e.g. ``train_data_file`` (by
+            default what the model's manifest names), ``max_samples``, ``with_prompt``,
+            ``thinking``, ``engine``, ``split``.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is not allowed.
+        InputError: inputs that cannot be evaluated.
+        ModelError: the model cannot be loaded.
+        EngineError: the engine cannot be had, or stopped answering.
+    """
+    from prompt_distillation.data.files import read_json
+    from prompt_distillation.data.result_files import write_result
+    from prompt_distillation.data.run_files import MANIFEST_FILE
+    from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+    from prompt_distillation.evaluation.evaluator import evaluate as run
+
+    folder = str(getattr(model, "output_dir", model))
+    manifest = Path(folder) / MANIFEST_FILE
+    if manifest.is_file():
+        settings.setdefault("train_data_file", read_json(manifest)["config"]["train_file"])
+    config = EvaluateConfig.of(
+        model_path=folder,
+        task=_folder(task),
+        test_file=test_file,
+        **settings,
+    )
+    result = run(config)
+    if output_file is not None:
+        write_result(Path(output_file), result)
+    return result
+
+
+def compare(*, task: "Task | str | Path", test_file: str | Path, **settings: Any) -> "Comparison":
+    """Measure teacher and student side by side: accuracy, tokens, latency, and cost.
+
+    >>> comparison = compare(
+    ...     task="tasks/language",
+    ...     test_file="example-data/multilingual.txt",
+    ...     train_data_file="data/lang.jsonl",
+    ...     student_path="models/lang",
+    ...     cells="student_before,student",
+    ...     max_samples=4,
+    ...     latency_samples=2,
+    ...     concurrency=2,
+    ...     engine="transformers",
+    ... )
+    >>> [cell.key for cell in comparison.cells]
+    ['student_before', 'student']
+
+    Args:
+        task: a task, or its folder.
+        test_file: inputs, as `label` takes them.
+        settings: any setting of `CompareConfig` by its flag's name, e.g. ``teacher_model``,
+            ``student_path``, ``cells``, ``price_per_hour``, ``output_dir``.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is not allowed.
+        InputError, ModelError, EngineError: as for `evaluate`.
+    """
+    from prompt_distillation.evaluation.compare_config import CompareConfig
+    from prompt_distillation.evaluation.comparer import compare as run
+
+    return run(CompareConfig.of(task=_folder(task), test_file=test_file, **settings))
+
+
+def _folder(task: "Task | str | Path") -> Path:
+    return task.path if isinstance(task, tasks.Task) else Path(task)
