@@ -3,10 +3,13 @@
     python benchmarks/engine_throughput.py                       # about two minutes on two cores
     python benchmarks/engine_throughput.py --inputs 64 --one_by_one 8        # a quick look
     python benchmarks/engine_throughput.py --engine transformers --inputs 256
+    python benchmarks/engine_throughput.py --engine transformers --inputs 256 --continuous 16
 
 The same inputs under the same task prompt, in one run: many in flight (as labelling does), one
 request at a time, and many in flight with the prefix cache off. Tokens computed are those of the
 prompt that did not come from the cache, and those written. Completions are cut at --max_tokens.
+With --continuous, so many of the inputs also go through transformers' own continuous batching
+(`generate_batch`, sdpa), which is what our transformers engine stands in for.
 """
 
 import argparse
@@ -32,7 +35,10 @@ from prompt_distillation.engines import (
     open_engine,
     stream,
 )
+from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.tasks import load_task
+
+CONTINUOUS = "transformers' continuous batching"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--input_file", type=Path, default=Path("example-data/multilingual.txt"))
     parser.add_argument("--inputs", type=int, default=2000, help="how many, taken round and round")
     parser.add_argument("--one_by_one", type=int, default=64, help="how many one at a time")
+    parser.add_argument(
+        "--continuous", type=int, default=0, help="how many by transformers' continuous batching"
+    )
     parser.add_argument("--max_tokens", type=int, default=64, help="most new tokens an input")
     parser.add_argument("--tensor_parallel_size", type=int, default=1)
     parser.add_argument("--output_file", type=Path, help="where the JSON goes, besides the table")
@@ -112,6 +121,33 @@ def measured(results: list[object], seconds: float) -> Measured:
     )
 
 
+def continuous_batching(options: argparse.Namespace) -> Measured:
+    """The first inputs through `generate_batch` of transformers, with its defaults."""
+    from transformers import AutoModelForCausalLM
+
+    encoder = PromptEncoder.of(EngineOptions(model=options.model))
+    prompts = [encoder.encode(request) for _, request in requests(options, options.continuous)]
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype="auto").eval()
+    config = model.generation_config
+    config.do_sample, config.temperature = True, 0.15
+    started = time.perf_counter()
+    outputs = model.generate_batch(
+        prompts, generation_config=config, max_new_tokens=options.max_tokens
+    )
+    seconds = time.perf_counter() - started
+    count = len(outputs)
+    tokens = sum(map(len, prompts)) / count
+    return Measured(
+        inputs=count,
+        seconds=seconds,
+        inputs_per_second=count / seconds,
+        prompt_tokens_per_input=tokens,
+        computed_prompt_tokens_per_input=tokens,
+        written_tokens_per_input=sum(len(o.generated_tokens) for o in outputs.values()) / count,
+        failed=len(prompts) - count,
+    )
+
+
 async def warm_up(engine: Engine, options: argparse.Namespace) -> None:
     """First requests pay for what later ones find ready, the shared prompt included."""
     async for _ in stream(engine, requests(options, 4)):
@@ -119,7 +155,7 @@ async def warm_up(engine: Engine, options: argparse.Namespace) -> None:
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Measured]:
-    """The three ways, on two engines started one after the other."""
+    """Each way, on engines started one after the other."""
     engine_options = EngineOptions(
         model=options.model, tensor_parallel_size=options.tensor_parallel_size
     )
@@ -132,6 +168,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Measured]:
     async with open_engine(options.engine, without) as engine:
         await warm_up(engine, options)
         results["many, no prefix cache"] = await many_in_flight(engine, options)
+    if options.continuous:
+        results[CONTINUOUS] = await asyncio.to_thread(continuous_batching, options)
     return results
 
 
@@ -146,7 +184,7 @@ def show(results: dict[str, Measured]) -> dict[str, float]:
         )  # fmt: skip
     console = Console()
     console.print(table)
-    many, single, uncached = results.values()
+    many, single, uncached = list(results.values())[:3]
     ratios = {
         "many_against_one_at_a_time": many.inputs_per_second / single.inputs_per_second,
         "cache_against_none": many.inputs_per_second / uncached.inputs_per_second,
@@ -154,6 +192,9 @@ def show(results: dict[str, Measured]) -> dict[str, float]:
             uncached.computed_prompt_tokens_per_input / many.computed_prompt_tokens_per_input
         ),
     }
+    if CONTINUOUS in results:
+        continuous = results[CONTINUOUS].inputs_per_second
+        ratios["many_against_continuous_batching"] = many.inputs_per_second / continuous
     for name, ratio in ratios.items():
         console.print(f"{name.replace('_', ' ')}: {ratio:.1f} x")
     return ratios

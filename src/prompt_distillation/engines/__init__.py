@@ -1,4 +1,4 @@
-"""Who writes text: vLLM, transformers, or any OpenAI-compatible server, behind one Protocol."""
+"""Engines that write text: vLLM, transformers or an OpenAI-compatible server, one Protocol."""
 
 from prompt_distillation.config import EngineKind
 from prompt_distillation.engines.base import (

@@ -1,8 +1,8 @@
-"""What every engine does: take one conversation, give one completion, many at once.
+"""What every engine does: complete conversations, many at once.
 
 Engines are asynchronous because vLLM and servers are: hundreds of requests stay in flight, each
-completion is handed over the moment it is done, and a retry is one more request. Callers bound
-the number in flight by `Engine.concurrency`.
+completion is returned as soon as it is finished, and a retry is one more request. Callers keep
+`Engine.concurrency` requests in flight (see `concurrency`).
 """
 
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ FinishReason = Literal["stop", "length"]
 
 
 class RequestFailedError(EngineError):
-    """One request could not be completed, after the engine's own retries; others may go on."""
+    """One request failed, after the engine's own retries; others may still succeed."""
 
 
 class RequestRefusedError(RequestFailedError):
-    """The engine will not take this request, however often it is sent."""
+    """The engine refuses this request; sending it again would not help."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +70,9 @@ class Completion:
         finish_reason: ``stop``, or ``length`` if ``max_tokens`` cut it.
         prompt_tokens: tokens of the rendered conversation, prompt included.
         completion_tokens: new tokens, reasoning and the end-of-turn token included.
-        cached_tokens: prompt tokens served from the prefix cache; None if not told.
+        cached_tokens: prompt tokens served from the prefix cache; None if unknown.
         seconds: from submission to the last token, queueing included.
-        first_token_seconds: from submission to the first token; None if not told.
+        first_token_seconds: from submission to the first token; None if unknown.
         reasoning: the reasoning, where a server delivers it apart from ``text``.
     """
 
@@ -88,7 +88,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What to load and how. Engines ignore what they have no use for.
+    """What to load and how. Each engine ignores what it has no use for.
 
     Attributes:
         model: a folder or a hub name; for a server, the name it serves.

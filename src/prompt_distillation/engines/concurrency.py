@@ -1,7 +1,7 @@
-"""How much work is in flight at once: the one loop of labelling and evaluation.
+"""How much work is in flight at once: the one loop that labelling and evaluation share.
 
-Whoever has many inputs and an engine writes what is done for one input as a coroutine, and lets
-`map_concurrently` run it for all of them, a bounded number at a time::
+Write what is done for one input as a coroutine, and let `map_concurrently` run it for all inputs, a
+bounded number at a time::
 
     slots = asyncio.Semaphore(engine.concurrency)
 
@@ -17,8 +17,8 @@ Whoever has many inputs and an engine writes what is done for one input as a cor
         async for label in results:                 # as they finish
             ...
 
-`stream` is the short form for one request per input. In all of them the first error wins: it is
-raised as it is, not in a group, and whatever else runs is cancelled first.
+`stream` is the short form for one request per input. In each of them the first error is raised as
+it is, not in a group, after everything else has been cancelled.
 """
 
 import asyncio
@@ -190,7 +190,7 @@ async def stream(
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Leave to send one request; knows under which limit it was given."""
+    """Permission to send one request; knows which limit it was given under."""
 
     generation: int
 
@@ -221,7 +221,7 @@ class AdaptiveLimiter:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[Slot]:
-        """Wait for leave to send a request, and give it back afterwards."""
+        """Wait until one more request may be sent; the slot is free again after the block."""
         loop = asyncio.get_running_loop()
         async with self._changed:
             await self._changed.wait_for(lambda: self._in_flight < self.limit)
@@ -236,18 +236,18 @@ class AdaptiveLimiter:
                 self._changed.notify_all()
 
     def succeeded(self) -> None:
-        """The server answered: it may take more."""
+        """The server answered, so it may be able to take more."""
         step = 1.0 if self._limit < self._threshold else 1.0 / self._limit
         self._limit = min(self._maximum, self._limit + step)
 
     def overloaded(self, slot: Slot, *, hold_seconds: float = 0.0) -> None:
-        """The server was too busy for the request that ``slot`` was given for.
+        """The server was too busy for this request.
 
-        Requests that were in flight together see one overload together; it counts once.
+        Requests that were in flight together suffer from the same overload; it counts once.
 
         Args:
-            slot: of the request.
-            hold_seconds: for how long the server wants no requests at all.
+            slot: the request's.
+            hold_seconds: how long the server asked to be left alone.
         """
         self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + hold_seconds)
         if slot.generation == self._generation:

@@ -1,4 +1,4 @@
-"""Choosing and opening an engine: the one door that commands, labelling and evaluation use."""
+"""Choosing and opening an engine: the one way in for commands, labelling and evaluation."""
 
 import importlib.metadata
 import importlib.util

@@ -297,7 +297,7 @@ class RayEngine:
             ) from error
         self._replacements_left -= 1
         logger.warning(
-            "worker %d died and is replaced, what it had not finished goes to others: %s",
+            "worker %d died and is replaced; its unfinished requests go to the others: %s",
             number, reason,
         )  # fmt: skip
 

@@ -108,7 +108,7 @@ def _tell_of_missing_room(workers: int | None, room: int) -> None:
 
 
 def import_ray() -> Any:
-    """The library, told to keep its statistics to itself.
+    """Import Ray with its usage statistics switched off.
 
     Raises:
         EngineError: it is not installed.
@@ -222,7 +222,7 @@ def _machines(ray: Any) -> list[Machine]:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedEngine:
-    """What a worker tells of the engine that it opened.
+    """What a worker reports about the engine that it opened.
 
     Attributes:
         name: of the engine.
@@ -236,8 +236,8 @@ class OpenedEngine:
 class EngineWorker:
     """What runs as a Ray actor: opens an engine and completes many requests at once.
 
-    What a user can mend comes back as a value: a raised exception would arrive as Ray's own, its
-    message a traceback.
+    Errors that a user can fix are returned, not raised: Ray would wrap a raised one, with a
+    traceback as its message.
 
     Args:
         share: which share of its machine's cores is this worker's, from 0.

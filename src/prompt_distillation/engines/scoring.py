@@ -1,11 +1,11 @@
-"""How likely is each label? Read off the model's scores of the next token; nothing is written.
+"""The probability of each label, from the model's scores of the next token; nothing is written.
 
 The labels are laid out as a tree of tokens, each closed by the end of the turn. Where a branch
 divides, the model's probabilities of the tokens that may come next are scaled to sum to 1, and a
 label's probability is the product along its way: the distribution that constrained decoding at
-temperature 1 draws from. A conversation costs one question for every place where labels divide:
-one, if all differ in their first token. The questions of a conversation are asked together; what
-they share, the conversation, the engine's prefix cache computes once.
+temperature 1 draws from. A conversation takes one forward pass for every place where labels divide:
+one, if all differ in their first token. They run together, and the engine's prefix cache computes
+the conversation, which they share, once.
 """
 
 import asyncio

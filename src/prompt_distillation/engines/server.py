@@ -49,7 +49,7 @@ FIRST_TOKEN_SHARE, NEXT_TOKEN_SHARE = 0.25, 0.1
 # After so long without a byte, what is being waited for is said on screen.
 REPORT_SILENCE_SECONDS = 30.0
 
-# What common chat templates are made of. Which of it the server's model knows is not told.
+# Marks of common chat templates. Which of them the server's model knows cannot be asked.
 MARKS = re.compile(r"<[|｜][^<>|｜]{1,40}[|｜]>|</?think>|<(?:start|end)_of_turn>|\[/?INST\]")
 
 
@@ -414,7 +414,8 @@ async def connect_to_server(options: EngineOptions) -> ServerEngine:
     """Connect to ``options.server_url`` and see that it serves the model.
 
     Raises:
-        EngineError: no URL, nobody answers there, the key is refused, or the model is not served.
+        EngineError: there is no URL, nothing answers there, the key is refused, or the model is
+            not served.
     """
     if not options.server_url:
         raise EngineError(

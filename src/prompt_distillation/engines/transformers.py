@@ -52,7 +52,7 @@ class _Job:
 
 @dataclass(slots=True, eq=False)
 class _Question:
-    """A prompt whose next tokens are asked about."""
+    """A prompt and the tokens whose probabilities after it are asked for."""
 
     prompt: list[int]
     token_ids: Sequence[int]

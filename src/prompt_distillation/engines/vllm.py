@@ -64,7 +64,7 @@ class Watchdog:
         )
 
     def release(self) -> None:
-        """Say that the processes were stopped in order."""
+        """Tell the watchdog that the processes were stopped properly."""
         self._process.communicate("stopped in order")
 
 
@@ -203,7 +203,7 @@ def _sampling_params(sampling: Sampling) -> Any:
 
 
 def _scoring_params(token_ids: Sequence[int]) -> Any:
-    """Parameters of a request that tells the log-probabilities of ``token_ids``."""
+    """Parameters of a request for the log-probabilities of ``token_ids``."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
