@@ -53,7 +53,7 @@ def test_accuracy_and_parse_rate_are_lines_to_meet(result_with) -> None:
     failed = gate(result, GateConfig(min_accuracy=0.96, min_parse_rate=0.99))
     assert failed.status == "failed"
     assert "accuracy 95.00% < 96.00%" in failed.reasons[0]
-    assert "inside the noise" in failed.reasons[0]
+    assert "includes the limit" in failed.reasons[0]
     assert "parse rate 100.00% >= 99.00%" in failed.reasons[1]
 
 
@@ -62,14 +62,14 @@ def test_a_large_drop_fails(result_with) -> None:
 
     assert verdict.status == "failed"
     assert "a drop of 13.00 points" in verdict.reasons[0]
-    assert "significant" in verdict.reasons[0]
+    assert "the change is significant" in verdict.reasons[0]
 
 
-def test_a_drop_inside_the_noise_is_said_to_be_so(result_with) -> None:
+def test_a_drop_that_is_not_significant_is_undecided(result_with) -> None:
     verdict = gate(result_with(20, range(3)), drop(0.05), baseline=result_with(20, range(1)))
 
     assert verdict.status == "undecided"
-    assert "inside the noise" in verdict.reasons[0]
+    assert "not significant" in verdict.reasons[0]
     assert "more inputs" in verdict.reasons[0]
 
 

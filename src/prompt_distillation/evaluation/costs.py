@@ -151,7 +151,7 @@ def bill_of(config: CompareConfig, cells: Sequence[Cell]) -> Bill | None:
 
 
 def training_cost(config: CompareConfig) -> float:
-    """What labelling and training cost: as told, or their hours at the machine's price."""
+    """What labelling and training cost: as given, or their hours at the machine's price."""
     if config.costs.training_cost is not None:
         return config.costs.training_cost
     if config.costs.price_per_hour is None:

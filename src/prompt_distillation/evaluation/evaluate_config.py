@@ -86,7 +86,7 @@ class EvaluateConfig(Settings):
     predictions_file: Path | None = option(
         None,
         "score these predictions instead of running a model: .txt with a label per line, .jsonl "
-        "with 'predicted', or an earlier result",
+        "with 'predicted', an earlier result, or NAME.records.jsonl for the teacher's answers",
     )
     with_prompt: bool = option(False, "put the task's prompt before each input")
     thinking: bool = option(False, "the model reasons first; the answer follows </think>")

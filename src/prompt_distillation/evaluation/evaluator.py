@@ -194,7 +194,7 @@ def _evaluate_file(
 def _labelling_run(dataset: Path, predictions: tuple[Prediction, ...]) -> tuple[str, Usage | None]:
     """The teacher of a dataset, and its share of the tokens and time that labelling took.
 
-    The time is known if the run made all requests and its manifest tells its start-up; else None.
+    The time is known if the run made all requests and its manifest has its start-up; else None.
     """
     manifest = sibling(dataset, "manifest")
     fields: Any = read_json(manifest)

@@ -1,7 +1,7 @@
 """The gate for deployment: is this model good enough, and is it sure that it is not?
 
 A drop is judged on the inputs that both results share, by McNemar's exact test. A drop that is
-larger than allowed but inside the noise is neither a pass nor a failure: it is undecided.
+larger than allowed but not significant is neither a pass nor a failure: it is undecided.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def _check_shares(result: Result, rules: GateConfig) -> Iterator[tuple[GateStatu
             "passed" if meets else "failed",
             f"accuracy {summary.accuracy:.2%} {'>=' if meets else '<'} {rules.min_accuracy:.2%}"
             f" (n={summary.evaluated}, 95% CI {interval.low:.2%}-{interval.high:.2%}"
-            + (": the line is inside the noise)" if noise else ")"),
+            + (", which includes the limit)" if noise else ")"),
         )
     if rules.min_parse_rate is not None:
         meets = summary.parse_rate >= rules.min_parse_rate
@@ -66,11 +66,11 @@ def _check_drop(
     drop = (len(test.only_first_right) - len(test.only_second_right)) / test.n
     significant = test.is_significant
     status: GateStatus = "passed" if drop <= max_drop else "failed" if significant else "undecided"
-    told = "significant" if significant else "inside the noise"
+    told = "significant" if significant else "not significant"
     change = f"a drop of {drop * 100:.2f}" if drop > 0 else f"a gain of {-drop * 100:.2f}"
     return status, (
         f"{change} points against the baseline, a drop of {max_drop * 100:.2f} points is allowed; "
-        f"{told} "
+        f"the change is {told} "
         f"(n={test.n}, {len(test.only_first_right)} lost, {len(test.only_second_right)} won, "
         f"McNemar p={test.p_value:.3g})"
         + ("; evaluate more inputs to decide" if status == "undecided" else "")

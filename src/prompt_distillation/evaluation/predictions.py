@@ -40,7 +40,7 @@ class Asking:
     """How a model is asked.
 
     Attributes:
-        with_prompt: whether the task's prompt stands before each input.
+        with_prompt: whether the task's prompt is put before each input.
         thinking: whether the model reasons first; the answer follows ``</think>``.
         prefill: text that the answer begins with, see `NO_THINKING`.
     """

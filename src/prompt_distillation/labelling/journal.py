@@ -192,7 +192,7 @@ class Journal:
             row = _parse(line)
             if row is None:
                 bad += 1
-                settings = None  # the line may have told new ones; a key tells its own anyway
+                settings = None  # the line may have named new ones; each key names its own anyway
             elif "key" not in row:
                 settings = str(row["settings"])
                 self._identities[settings] = row["identity"]

@@ -42,7 +42,7 @@ class Labeller:
         config: how completions are drawn, and how they become a label.
         journal: open for writing, if the teacher is to be asked.
         outcomes: gets every verdict.
-        progress: told of every input that is done.
+        progress: counts every input that is done.
     """
 
     def __init__(

@@ -124,7 +124,7 @@ def label(
     open_teacher: OpenTeacher | None = None,
     console: "Console | None" = None,
 ) -> LabelResult:
-    """Label inputs and write the dataset; a run that was stopped goes on where it was.
+    """Label inputs and write the dataset; a run that was stopped continues where it was.
 
     Args:
         config: all settings.
@@ -276,7 +276,7 @@ def _labeller(
 
 @contextlib.contextmanager
 def _sole_owner(paths: DatasetPaths, shard: Shard) -> Iterator[None]:
-    """Hold the lock of ``shard``, sure that nobody works on the same inputs cut in another way."""
+    """Hold the lock of ``shard``, and check that no process uses another number of shards."""
     with hold_lock(paths.lock(shard)):
         for other in (Shard(), *paths.shards()):
             if other.count != shard.count:
@@ -295,7 +295,7 @@ def _open_journal(labelling: _Run) -> AbstractContextManager[Journal]:
 
 
 def _refuse_unfinished(labelling: _Run, missing: Counter[int]) -> None:
-    """Raise `InputError` if inputs without a verdict stand in the way of a merge."""
+    """Raise `InputError` if inputs without a verdict prevent a merge."""
     if not missing:
         return
     count, parts = labelling.config.num_shards, []

@@ -82,7 +82,7 @@ def make_manifest(
     seconds: float,
     requests_made: int,
 ) -> Manifest:
-    """What stands beside the dataset; ``sha256`` is the dataset's, and that of the one before."""
+    """The manifest; ``sha256`` is the dataset's hash, and that of the one it replaces."""
     sampling, model = config.sampling, config.model
     return {
         "task": {
@@ -114,7 +114,7 @@ def make_manifest(
 
 
 class EarlierRun:
-    """What stands at the output: nothing, a dataset and its manifest, or somebody else's files."""
+    """What is at the output: nothing, a dataset and its manifest, or somebody else's files."""
 
     def __init__(self, paths: DatasetPaths) -> None:
         self._paths = paths
@@ -188,7 +188,7 @@ def _read_manifest(path: Path) -> Mapping[str, Any]:
 
 
 def refuse_empty(paths: DatasetPaths, counts: Counts) -> None:
-    """See that there is something to train on: a script must not go on with nothing.
+    """Check that there is something to train on, so that a script does not continue with nothing.
 
     Raises:
         NoLabelsError: all inputs were rejected, or all but the held-out ones.
@@ -233,7 +233,7 @@ def describe_changes(
 
 
 def _model_change(models: tuple[str, str] | None) -> str:
-    """In the names that were given: a folder's identity is a digest, which tells nobody a thing."""
+    """Shows the names that were given: the digest of a folder means nothing to a reader."""
     if models is None:
         return "the model changed"
     before, now = models

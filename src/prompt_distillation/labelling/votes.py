@@ -74,7 +74,7 @@ class _Vote:
         """What the vote came to: its last attempt.
 
         A retry may ask for more tokens than a server has room for: then the attempt before it
-        tells why there is no answer.
+        says why there is no answer.
         """
         refused_retry = self.attempts[-1].attempt.refused and len(self.attempts) > 1
         return self.attempts[-2 if refused_retry else -1]

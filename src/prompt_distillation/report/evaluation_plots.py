@@ -245,7 +245,7 @@ _LABEL_SIDES = (
     (12, 14, "left", "bottom"), (-12, 14, "right", "bottom"), (0, -44, "center", "top"),
     (0, 44, "center", "bottom"),
 )  # fmt: skip
-"""Where a label may stand: its offset from the point in 1/72 inch, and its alignment."""
+"""Where a label may be put: its offset from the point in 1/72 inch, and its alignment."""
 
 
 def _place_labels(

@@ -129,7 +129,7 @@ def set_template_defaults(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
     """Give the chat template arguments that hold wherever the tokenizer is used from now on.
 
     They are written into the template itself, which is saved with the student: every engine and
-    every server then renders what the student was trained on, without being told. A hybrid
+    every server then renders what the student was trained on, without arguments. A hybrid
     template's own default is to think; a student answers without, so it gets
     ``enable_thinking=false`` unless ``arguments`` say otherwise.
 
@@ -152,7 +152,7 @@ def set_template_defaults(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def _answers_after_thinking(tokenizer: Any) -> bool:
-    """Whether the template puts (empty) reasoning into an answer, and leaves it out when told."""
+    """Whether the template puts (empty) reasoning into an answer, and can leave it out."""
     context: list[ChatMessage] = [{"role": "user", "content": "a"}]
     answer: ChatMessage = {"role": "assistant", "content": "b"}
 

@@ -44,7 +44,7 @@ def _looks_like_one(module: Any) -> bool:
         and isinstance(weight, torch.nn.Parameter)
         and weight.dim() == 1
         and weight.numel() > 0  # ZeRO-3 has emptied it: it cannot be asked
-        and "forward" not in vars(module)  # accelerate's hooks stand there
+        and "forward" not in vars(module)  # accelerate's hooks are there
     )
 
 

@@ -1,4 +1,4 @@
-"""What stands beside every trained model: its result, settings, inputs, versions and losses."""
+"""What is written beside every trained model: result, settings, inputs, versions and losses."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -239,7 +239,7 @@ def save_history(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None
 
 
 def start_losses(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Begin the CSV of a run that starts, or goes on after ``history``."""
+    """Begin the CSV of a run that starts, or continues after ``history``."""
     with atomic_writer(output_dir / LOSS_FILE) as file:
         _loss_writer(file).writeheader()
         _loss_writer(file).writerows(map(_loss_row, history))

@@ -1,4 +1,4 @@
-"""The folder of a run: who it belongs to, where a run goes on, and what may be replaced in it.
+"""The folder of a run: which run it belongs to, where it continues, and what may be replaced.
 
 ::
 
@@ -6,7 +6,7 @@
         run.json                 written first: what this run is, and which files it has written
         checkpoint-N/            every --save_steps, the last --save_total_limit of them
         adapter_model.safetensors, adapter_config.json, tokenizer files   (or a full model)
-        loss.csv                 a line at each logged step while the run goes on
+        loss.csv                 a line at each logged step, while the run is going on
         log_history.json, README.md, plots/
         training_manifest.json   written last: the run is finished
 
@@ -59,7 +59,7 @@ class RunFolder:
 
     Attributes:
         path: of the folder.
-        checkpoint: to go on from; None starts at the beginning.
+        checkpoint: to continue from; None starts at the beginning.
     """
 
     def __init__(self, path: Path, identity: Identity, checkpoint: Path | None) -> None:
@@ -68,7 +68,7 @@ class RunFolder:
         self._files = _written(path)
 
     def begin(self) -> None:
-        """Say what this run is; one that starts anew clears what an older one has left.
+        """Record what this run is; one that starts over clears what an older one has left.
 
         Raises:
             OutputWriteError: the folder cannot be written.
@@ -138,7 +138,7 @@ def hold_run_folder(
         identity: what this run is.
         inputs: files and folders that the run reads.
         resume: ``auto`` (the newest checkpoint of the same run), ``none``, or a checkpoint.
-        overwrite: start anew over an older run.
+        overwrite: replace an older run.
         is_main: whether this is the process that writes.
 
     Raises:

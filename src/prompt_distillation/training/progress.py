@@ -142,7 +142,7 @@ class HeldOutLog(PrinterCallback):  # type: ignore[misc]
 
 
 class LossFile(TrainerCallback):  # type: ignore[misc]
-    """The table of losses while the run goes on: to be watched, and there if it never ends."""
+    """The table of losses, written during the run: to be watched, and kept if it never ends."""
 
     def __init__(self, output_dir: Path) -> None:
         self._output_dir = output_dir

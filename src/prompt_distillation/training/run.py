@@ -76,7 +76,7 @@ def train(
     """
     refuse_misspelt(sft_options)
     check_before_loading(config, sft_options)
-    # Set before torch and the hub's client look at them.
+    # Set before torch and the hub's client read them.
     keep_to_one_gpu(os.environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     options = check_sft_options(sft_options)
@@ -195,7 +195,7 @@ def _trl_arguments(run: PreparedRun, checkpoint: Path | None) -> Any:
             # itself.
             "padding_free": config.fill_micro_batch and not packs(run),
             "max_length": config.max_length if packs(run) else None,
-            # A run that goes on has its first evaluation behind it.
+            # A resumed run has had its first evaluation.
             "eval_on_start": values["eval_on_start"] and checkpoint is None,
         }
     )
@@ -266,7 +266,7 @@ def _save(
     )
     folder.save_model(lambda path: trainer.save_model(str(path)), is_main=is_main)
     if is_main:
-        # The plots are drawn by whoever has called, from the history.
+        # The caller draws the plots, from the history.
         folder.add(HISTORY_FILE, CARD_FILE, MANIFEST_FILE, PLOTS_FOLDER)
         save_history(folder.path, trainer.state.log_history)
         record = flat(config) | dict(run.options)

@@ -132,7 +132,7 @@ def _kinds(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _whole_shape(parameter: Any) -> tuple[int, ...]:
-    """The shape; ZeRO-3 leaves the parameter itself empty, and notes what it stands for."""
+    """The shape; ZeRO-3 leaves the parameter itself empty, and records its shape."""
     return tuple(vars(parameter).get("ds_shape", parameter.shape))
 
 

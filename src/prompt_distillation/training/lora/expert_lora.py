@@ -113,7 +113,7 @@ class ParamWrapper(lora.ParamWrapper):  # type: ignore[misc]
     """PEFT's wrapper of one stack, which hands its adapter on instead of folding it in.
 
     Wrappers of the stacks of one module wrap each other; each adds its own update on the way in.
-    It has the name of its parent because PEFT tells wrappers by their class's name (0.21.2,
+    It has the name of its parent because PEFT recognises wrappers by their class's name (0.21.2,
     ``tuners_utils.create_and_replace_param``).
     """
 
@@ -127,7 +127,7 @@ class ParamWrapper(lora.ParamWrapper):  # type: ignore[misc]
         return self.base_layer(x, *args, updates=updates, **kwargs)
 
     def _low_rank(self, adapters: list[str]) -> LowRank:
-        """A and B as PEFT keeps them; those of several adapters stand beside each other."""
+        """A and B as PEFT keeps them; those of several adapters are concatenated."""
         if len(adapters) == 1:
             (name,) = adapters
             return LowRank(self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])

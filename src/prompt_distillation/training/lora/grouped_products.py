@@ -67,7 +67,7 @@ def group_by_expert(chosen: torch.Tensor, num_experts: int) -> Groups:
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(order.shape[0], device=order.device)
     ids = torch.arange(num_experts, device=order.device, dtype=experts.dtype)
-    # Without a look at the numbers, for which a GPU would have to be waited for.
+    # Without reading the numbers, which would have to wait for the GPU.
     ends = torch.searchsorted(experts, ids, right=True, out_int32=True)
     per_token = chosen.shape[1]
     return Groups(order, order // per_token, inverse, ends, per_token)

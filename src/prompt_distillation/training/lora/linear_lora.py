@@ -49,7 +49,7 @@ def _wrap(
 class Linear(lora.Linear):  # type: ignore[misc]
     """PEFT's adapted linear layer with another forward pass in training, where nothing is special.
 
-    It has the name of its parent because PEFT tells layers by their class's name.
+    It has the name of its parent because PEFT recognises layers by their class's name.
     """
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -59,7 +59,7 @@ class Linear(lora.Linear):  # type: ignore[misc]
             return super().forward(x, *args, **kwargs)
         into, out = self.lora_A[name].weight, self.lora_B[name].weight
         base = self.base_layer(x)
-        # Not viewed within: autograd lets nobody write into a view that a function returns.
+        # No view inside: autograd forbids writing into a view that a function returns.
         return _AddLowRank.apply(base, x, into, out, self.scaling[name]).view(base.shape)
 
     def _plain_adapter(self, x: torch.Tensor) -> str | None:

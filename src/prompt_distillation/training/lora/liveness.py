@@ -117,7 +117,7 @@ def score(model: Any, asked: Sequence[Question], answers: Sequence[list[int]]) -
         start = len(question.context)
         ids = torch.zeros(len(answers), start + longest, dtype=torch.long)
         for row, answer in enumerate(answers):
-            # What stands right of an answer cannot change it: attention looks back only.
+            # What follows an answer cannot change it: attention is causal.
             ids[row, : start + len(answer)] = torch.tensor([*question.context, *answer])
         with torch.no_grad():
             logits = model(input_ids=ids.to(model.device)).logits[:, start - 1 : -1]

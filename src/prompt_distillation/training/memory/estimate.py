@@ -337,7 +337,7 @@ def _attention(
     bias = None
     if mask.numel():
         # As transformers' sdpa_attention: with a mask the heads of keys and values are repeated,
-        # and torch turns the mask into numbers anew in each layer.
+        # and torch turns the mask into numbers again in each layer.
         repeats = query.shape[1] // key.shape[1]
         key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
         bias = torch.empty(mask.shape, dtype=query.dtype)

@@ -48,7 +48,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         asked: held-out rows that the student answers at each evaluation; their share of right
             answers is logged as ``eval_accuracy``.
         rows: trained on, to name those of a step whose loss is not a number.
-        before_save: is told the name of each checkpoint before it is written.
+        before_save: called with the name of each checkpoint before it is written.
         arguments: of `SFTTrainer`.
     """
 
@@ -171,7 +171,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         return None if positions is None else positions[positions + 1 < end]
 
     def training_step(self, *arguments: Any, **options: Any) -> Any:
-        """As the parent's; the first one starts the clock, at the step a resumed run goes on at."""
+        """As the parent's; the first one starts the clock, where a resumed run continues."""
         if self._clock is None:
             self._first_step = self.state.global_step
             self._clock = (time.perf_counter(), self._total_train_tokens, self._first_step)
@@ -319,7 +319,7 @@ class _WithPositions:
 
 
 def rows_of_batches(batches: Sequence[Mapping[str, Any]], rows: Sequence[EncodedRow]) -> list[str]:
-    """Where the rows of batches stand in their file, as far as they are found there."""
+    """Where the rows of batches are in their file, if they are found there."""
     places = {tuple(row.input_ids): row.where for row in rows}
     found = (places.get(tuple(ids)) for batch in batches for ids in _ids_of_rows(batch))
     return [where for where in found if where is not None]

@@ -44,7 +44,7 @@ def own_names() -> frozenset[str]:
 
 
 def refuse_misspelt(options: Mapping[str, Any]) -> None:
-    """Refuse a name that is all but one of our own settings, before TRL's seconds of import.
+    """Refuse a misspelt name of our own settings, before TRL's seconds of import.
 
     Raises:
         ConfigError: such a name, with the one that was meant.

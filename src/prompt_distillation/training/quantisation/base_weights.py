@@ -42,7 +42,7 @@ class FourBitQuantizer(HfQuantizer):  # type: ignore[misc]
     """Quantises each weight of `quantised_names` while it is loaded."""
 
     def is_serializable(self) -> bool:
-        """Only adapters are saved; the base is quantised anew by whoever wants it so."""
+        """Only adapters are saved; the base is quantised again when it is loaded."""
         return False
 
     @property

@@ -33,7 +33,7 @@ class FourBitTensor(torch.Tensor):  # type: ignore[misc]
     Args:
         packed: uint8 of shape (ceil(numbers / 2), 1).
         state: `bitsandbytes.functional.QuantState`: scales and code book, for the flat tensor.
-        shape: that it stands for.
+        shape: of the weight.
         dtype: that it is dequantised to.
         transposed: the last two dimensions are read the other way round than they are packed.
     """
