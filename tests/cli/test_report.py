@@ -94,6 +94,8 @@ def test_nothing_is_replaced_that_is_not_an_older_report(tmp_path: Path) -> None
     (tmp_path / "notes.html").write_text("<title>my own notes</title>")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "cost.png").write_bytes(b"\x89PNG of somebody else")
+    (tmp_path / "holidays").mkdir()
+    (tmp_path / "holidays" / "beach.png").write_bytes(b"a photograph")
     before = hashes(tmp_path)
     free = {"--output_file": tmp_path / "report.html", "--plots_dir": tmp_path / "plots"}
     for wrong, said in (
@@ -101,6 +103,7 @@ def test_nothing_is_replaced_that_is_not_an_older_report(tmp_path: Path) -> None
         ({"--output_file": tmp_path / "notes.html"}, "was not written by this command"),
         ({"--output_file": tmp_path / "pictures"}, "was not written by this command"),
         ({"--plots_dir": tmp_path / "pictures"}, "was not written by this command"),
+        ({"--plots_dir": tmp_path / "holidays"}, "was not written by this command"),
         ({"--plots_dir": tmp_path / "notes.html"}, "is not a folder"),
     ):
         flags = [word for pair in {**free, **wrong}.items() for word in pair]

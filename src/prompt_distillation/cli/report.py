@@ -88,7 +88,11 @@ def main(argv: Sequence[str]) -> int | None:
 
 def _check_outputs(config: ReportConfig) -> None:
     """Refuse to replace anything but an older report, before results are read."""
-    from prompt_distillation.report.evaluation_plots import PICTURES, is_own_picture
+    from prompt_distillation.report.evaluation_plots import (
+        PICTURES,
+        is_own_folder,
+        is_own_picture,
+    )
     from prompt_distillation.report.page import is_own_page
 
     if config.plots_dir.exists() and not config.plots_dir.is_dir():
@@ -98,6 +102,7 @@ def _check_outputs(config: ReportConfig) -> None:
     if config.comparison_dir is not None:
         read = sorted(config.comparison_dir.glob("*.json"))
     refuse_unsafe_outputs([config.output_file], read, is_ours=is_own_page)
+    refuse_unsafe_outputs([config.plots_dir], [], is_ours=is_own_folder)
     refuse_unsafe_outputs(pictures, read, is_ours=is_own_picture)
     refuse_to_overwrite([config.output_file, *pictures], overwrite=config.overwrite)
 

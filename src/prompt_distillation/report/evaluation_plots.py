@@ -6,8 +6,9 @@ wrong differ in brightness too. Figures are made without pyplot, which keeps glo
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 from matplotlib import rc_context
@@ -20,6 +21,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 from matplotlib.transforms import Bbox
 
 from prompt_distillation.data.comparison import STUDENT_KEY, TEACHER_KEY, Cell, Comparison
+from prompt_distillation.data.files import atomic_writer
 from prompt_distillation.data.intervals import Interval, percent, wilson_interval
 from prompt_distillation.data.results import UNPARSEABLE, Cascade, Confidence, Result
 from prompt_distillation.data.text import safe_for_terminal, shorten
@@ -71,7 +73,6 @@ def plot_all(
     Returns:
         The files written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     installed = set(get_font_names())
     fonts = ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
     with rc_context({**STYLE, "font.family": fonts}):
@@ -82,12 +83,24 @@ def plot_all(
 
 
 def save_picture(path: Path, figure: Figure) -> Path:
-    """Write ``figure`` as a PNG that says who made it; see `is_own_picture`."""
+    """Write ``figure`` as a PNG that says who made it; see `is_own_picture`.
+
+    Raises:
+        OutputWriteError: the folder cannot be written, or the disk is full.
+    """
+    picture = BytesIO()
     with warnings.catch_warnings():
         # A label in a script that no installed font has is shown as boxes; the page has its text.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        FigureCanvasAgg(figure).print_png(path, metadata={"Software": _MARK})
+        FigureCanvasAgg(figure).print_png(picture, metadata={"Software": _MARK})
+    with atomic_writer(path) as file:
+        cast(TextIO, file).buffer.write(picture.getvalue())
     return path
+
+
+def is_own_folder(folder: Path) -> bool:
+    """Whether `save_picture` wrote any picture in ``folder``."""
+    return any(is_own_picture(path) for path in folder.glob("*.png"))
 
 
 def is_own_picture(path: Path) -> bool:

@@ -35,7 +35,6 @@ def plot_training(
     """
     if not any("loss" in entry for entry in history or ()):
         return []
-    output_dir.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
         return [
             save_picture(output_dir / f"{name}.png", _figure(name, history or ()))
