@@ -268,7 +268,7 @@ def test_gold_labels_from_a_file(tmp_path):
     [
         ("g.txt", "", "holds no labels"),
         ("g.txt", "de\n", "has 1 labels for 2 inputs; it needs one each"),
-        ("g.jsonl", '{"label": ["de"]}\n', "line 1: no text in the field 'label'"),
+        ("g.jsonl", '{"label": 3}\n', "line 1: no text in the field 'label'"),
     ],
 )
 def test_gold_files_that_cannot_be_used(tmp_path, name, content, message):

@@ -227,3 +227,49 @@ def test_the_teachers_answers_and_tokens_come_from_its_records(files, tmp_path: 
 
     (tmp_path / "train.manifest.json").write_text(json.dumps(manifest | {"requests_made": 0}))
     assert evaluate(config).usage is None
+
+
+@pytest.fixture
+def card_files(files, tmp_path: Path) -> dict[str, object]:
+    """A JSON task, and gold objects as jsonl has them."""
+    task = tmp_path / "card"
+    task.mkdir()
+    schema = {"type": "object", "properties": {"word": {"type": "string"}, "n": {"type": "number"}}}
+    (task / "task.yaml").write_text("kind: json\n")
+    (task / "prompt.md").write_text("Answer in JSON.")
+    (task / "schema.json").write_text(json.dumps(schema))
+    rows = [{"text": f"text {i}", "label": {"n": i % 2, "word": "a"}} for i in range(4)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return files | {
+        "task": task, "test_file": tmp_path / "test.jsonl", "ground_truth_file": None,
+    }  # fmt: skip
+
+
+def test_json_answers_are_right_as_objects_and_by_field(engine, card_files, tmp_path) -> None:
+    engine.answer = '{"word": "A", "n": 1}'
+
+    result = evaluate(EvaluateConfig.of(**card_files, model_path="org/model"))
+
+    assert result.predictions[1].ground_truth == '{"word":"a","n":1}'
+    assert result.summary.accuracy == 0.0  # an object is exact or it is wrong
+    assert result.summary.macro_f1 is None
+    assert result.field_scores is not None
+    assert result.field_scores.fields["$.word"].f1 == 1.0
+    assert result.field_scores.fields["$.n"].correct == 2
+    write_result(tmp_path / "r.json", result)
+    assert read_result(tmp_path / "r.json") == result
+
+
+def test_json_decoding_is_constrained_by_the_schema(engine, card_files) -> None:
+    engine.answer = '{"word": "a", "n": 1}'
+
+    result = evaluate(
+        EvaluateConfig.of(**card_files, model_path="org/model", decoding="constrained")
+    )
+
+    sampling = engine.asked[0][1].sampling
+    assert sampling.choices is None
+    assert json.loads(sampling.json_schema)["properties"]["word"] == {"type": "string"}
+    assert result.summary.accuracy == 0.5
+    with pytest.raises(ConfigError, match="needs labels"):
+        evaluate(EvaluateConfig.of(**card_files, decoding="scored"))

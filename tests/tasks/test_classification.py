@@ -92,6 +92,10 @@ def test_no_answer_makes_a_pattern_search_forever(make_task):
     assert time.monotonic() - started < 30
 
 
+def test_half_a_character_beside_a_label_is_no_obstacle(make_task):
+    assert label_of(make_task(["a", "b"]), "\ud83d Final Answer: b") == "b"
+
+
 def test_a_gold_label_is_exact(make_task):
     task = make_task(["zh", "zh-cn"])
     assert task.require_answer("zh-cn", where="x") == "zh-cn"

@@ -192,7 +192,7 @@ def test_labels_may_be_a_list(folder):
         ("kind: [", "not valid YAML"),
         ("- kind", "expected a mapping of names to values, got a list"),
         (CLASSIFICATION + "lables: {}", "unknown key 'lables'; known are answer_pattern"),
-        ("labels: {a: b}", "kind is None; it must be classification or text"),
+        ("labels: {a: b}", "kind is None; it must be one of classification, text, json"),
         ("kind: regression", "kind is 'regression'"),
         ("kind: classification", "at least two labels, got 0"),
         ("kind: classification\nlabels: [only]", "at least two labels, got 1"),

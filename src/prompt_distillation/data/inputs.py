@@ -5,6 +5,7 @@ file both are in ``NAME.gold.jsonl`` beside it: one object per line, ``{"label":
 "block-001"}``, in the order of the lines. A split never cuts a group.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -163,7 +164,7 @@ def _input_of_row(
         index=index,
         text=text,
         group=encodable(str(group))[0] if group not in (None, "") else group_of_text(text),
-        gold=encodable(str(gold))[0] if gold not in (None, "") else None,
+        gold=_gold_text(gold) if gold not in (None, "") else None,
         history=tuple(
             {"role": turn["role"], "content": content}
             for turn, (content, _) in zip(history, turns, strict=True)
@@ -193,6 +194,12 @@ def _checked_text(text: Any, row: Mapping[str, Any], *, where: str, columns: Col
             "split or shorten the text"
         )
     return text
+
+
+def _gold_text(gold: Any) -> str:
+    """A gold answer as text: an object or a list as JSON."""
+    is_json = isinstance(gold, dict | list)
+    return encodable(json.dumps(gold, ensure_ascii=False) if is_json else str(gold))[0]
 
 
 def _names(row: Mapping[str, Any]) -> str:
@@ -235,6 +242,8 @@ def _conversation_of(
 def _gold_of_row(row: Mapping[str, Any], *, where: str) -> tuple[str | None, str | None]:
     """Label and group of one row of gold; an unknown label is null, not left out."""
     label, group = row.get("label", ""), row.get("group")
+    if isinstance(label, dict | list):
+        label = _gold_text(label)
     if label is not None and (not isinstance(label, str) or not label):
         raise InputError(f"{where}: no text in the field 'label' (null if it is unknown)")
     return label, str(group) if group is not None else None
@@ -278,12 +287,13 @@ def with_gold(inputs: Iterable[Input], gold_path: Path) -> list[Input]:
 
 
 def check_gold(inputs: Iterable[Input], task: Task, *, where: Path) -> Iterator[Input]:
-    """Pass ``inputs`` through, checking that the task has each gold label.
+    """Pass ``inputs`` through, each gold answer checked and in its canonical form.
 
     Raises:
         TaskError: an unknown label; the message names the row.
     """
     for item in inputs:
         if item.gold is not None:
-            task.require_answer(item.gold, where=f"{where}, input {item.index + 1}")
+            gold = task.require_answer(item.gold, where=f"{where}, input {item.index + 1}")
+            item = item if gold == item.gold else replace(item, gold=gold)
         yield item

@@ -349,6 +349,46 @@ class TextOverlap:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FieldResult:
+    """How one field of JSON answers fares.
+
+    Attributes:
+        correct: values that are as in the truth.
+        given: values that the answers have; ``correct / given`` is the precision.
+        wanted: values that the truths have; ``correct / wanted`` is the recall.
+        invented: values that the answers have where the truth has none.
+        error_examples: ``predicted`` says ``truth -> answer``.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    correct: int
+    given: int
+    wanted: int
+    invented: int
+    error_examples: tuple[ErrorExample, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FieldScores:
+    """How right JSON answers are, value by value; whether whole objects are is the accuracy.
+
+    Attributes:
+        n: inputs with a truth.
+        invented: share of the given values where the truth has none.
+        fields: path, such as ``$.items[].name`` -> its result, worst first.
+    """
+
+    n: int
+    precision: float
+    recall: float
+    f1: float
+    invented: float
+    fields: Mapping[str, FieldResult]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GateVerdict:
     """Whether the model may be deployed, with a reason for each rule."""
 
@@ -396,3 +436,4 @@ class Result:
     inputs: Mapping[str, str]
     provenance: Mapping[str, Any]
     predictions: tuple[Prediction, ...]
+    field_scores: FieldScores | None = None

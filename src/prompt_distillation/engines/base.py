@@ -37,6 +37,7 @@ class Sampling:
         seed: of this request's own generator, so that a result does not depend on its batch.
         max_thinking_tokens: budget of the reasoning, where the engine can hold it to one.
         choices: if given, decoding is constrained to one of these texts, where the engine can.
+        json_schema: if given, decoding is constrained to JSON that is valid by this schema.
     """
 
     temperature: float = 0.0
@@ -45,6 +46,7 @@ class Sampling:
     seed: int = 0
     max_thinking_tokens: int | None = None
     choices: tuple[str, ...] | None = None
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -271,6 +271,8 @@ class ServerEngine:
             extra["thinking_token_budget"] = sampling.max_thinking_tokens
         if sampling.choices is not None:
             extra["structured_outputs"] = {"choice": list(sampling.choices)}
+        if sampling.json_schema is not None:
+            extra["structured_outputs"] = {"json": sampling.json_schema}
         return {
             "model": self._model,
             "messages": messages,

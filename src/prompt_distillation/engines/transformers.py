@@ -95,6 +95,11 @@ class TransformersEngine:
 
     async def complete(self, request: Request) -> Completion:
         """Complete one conversation, together with whatever else is in flight."""
+        if request.sampling.json_schema is not None:
+            raise EngineError(
+                "the transformers engine cannot decode by a JSON Schema; use --engine vllm or "
+                "server, or --decoding free"
+            )
         prompt = self._encoder.encode(request)
         self._check_length(prompt)
         job = _Job(prompt, request.sampling, asyncio.get_running_loop().create_future())

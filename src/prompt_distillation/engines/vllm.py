@@ -185,14 +185,18 @@ def _sampling_params(sampling: Sampling) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-    choices = sampling.choices
+    constraint = None
+    if sampling.choices:
+        constraint = StructuredOutputsParams(choice=list(sampling.choices))
+    elif sampling.json_schema:
+        constraint = StructuredOutputsParams(json=sampling.json_schema)
     return SamplingParams(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
         thinking_token_budget=sampling.max_thinking_tokens,
-        structured_outputs=StructuredOutputsParams(choice=list(choices)) if choices else None,
+        structured_outputs=constraint,
         # vLLM would decode token by token, for streaming; once, at the end, is cheaper.
         detokenize=False,
         # Every partial text would cross to this process and wake its task.

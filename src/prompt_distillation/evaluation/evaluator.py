@@ -18,6 +18,7 @@ from prompt_distillation.engines.scoring import make_label_scorer
 from prompt_distillation.errors import ConfigError, EngineError, InputError
 from prompt_distillation.evaluation.confidence import confidence_results
 from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+from prompt_distillation.evaluation.field_scores import field_scores
 from prompt_distillation.evaluation.gate import check_gate
 from prompt_distillation.evaluation.metrics import (
     confusion_matrix,
@@ -76,7 +77,8 @@ def check_decoding(config: EvaluateConfig, task: Task) -> None:
         ConfigError: it needs labels, and the task has none.
         EngineError: a server cannot score labels.
     """
-    if config.decoding != "free" and not task.labels:
+    has_schema = config.decoding == "constrained" and task.answers.json_schema is not None
+    if config.decoding != "free" and not task.labels and not has_schema:
         raise ConfigError(
             f"--decoding {config.decoding} needs labels; the task {task.name!r} has none"
         )
@@ -239,13 +241,12 @@ def build_result(
         adapter: what was put on top of it.
         used: tokens and time; None where they are not known.
     """
-    made = provenance()
+    made, metrics = provenance(), task.answers.metrics
     is_judged = any(item.ground_truth is not None for item in predictions)
     matrix, per_label = None, {}
-    if task.answers.metrics == "labels" and is_judged:
+    if metrics == "labels" and is_judged:
         matrix = confusion_matrix(predictions, list(task.labels))
         per_label = per_label_results(matrix, predictions)
-    is_text = task.answers.metrics == "text"
     reasons = Counter(item.reject_reason for item in predictions if item.reject_reason)
     return Result(
         model_path=config.model.model_name,
@@ -253,12 +254,14 @@ def build_result(
         test_file=str(config.test.test_file),
         train_data_file=str(config.test.train_data_file),
         timestamp=str(made["timestamp"]),
-        summary=summarise(predictions),
+        summary=summarise(predictions, are_labels=metrics == "labels"),
         confusion_matrix=matrix,
         per_language_accuracy=per_label,
         worst_performing_languages=worst_labels(per_label),
-        truths=three_truths(predictions) if task.answers.has_right_answers else None,
-        text_overlap=text_overlap(predictions, selection.truth) if is_text else None,
+        truths=three_truths(predictions, are_labels=metrics == "labels")
+        if task.answers.has_right_answers
+        else None,
+        text_overlap=text_overlap(predictions, selection.truth) if metrics == "text" else None,
         confidence=confidence_results(predictions),
         gate=None,
         overlap=selection.overlap,
@@ -276,6 +279,7 @@ def build_result(
         inputs=_hashes(config),
         provenance=made,
         predictions=predictions,
+        field_scores=field_scores(predictions) if metrics == "fields" else None,
     )
 
 

@@ -24,8 +24,8 @@ ERROR_EXAMPLES = 3
 WORST_LABELS = 5
 
 
-def summarise(predictions: Sequence[Prediction]) -> Summary:
-    """The headline of ``predictions``, which must not be empty."""
+def summarise(predictions: Sequence[Prediction], *, are_labels: bool = True) -> Summary:
+    """The headline of ``predictions``, which must not be empty; only labels have a macro-F1."""
     judged = [item for item in predictions if item.correct is not None]
     correct = sum(item.correct is True for item in judged)
     parsed = sum(item.predicted is not None for item in predictions)
@@ -41,7 +41,9 @@ def summarise(predictions: Sequence[Prediction]) -> Summary:
         accuracy_interval=wilson_interval(correct, len(judged)),
         macro_f1=macro_f1(
             [item.ground_truth or "" for item in judged], [item.predicted for item in judged]
-        ),
+        )
+        if are_labels
+        else None,
     )
 
 
@@ -123,7 +125,7 @@ def worst_labels(results: Mapping[str, LabelResult]) -> tuple[WorstLabel, ...]:
     )
 
 
-def three_truths(predictions: Sequence[Prediction]) -> Truths:
+def three_truths(predictions: Sequence[Prediction], *, are_labels: bool = True) -> Truths:
     """The model and the teacher against gold, the model against the teacher.
 
     A teacher that was asked and gave no answer is wrong against gold, as a student would be; an
@@ -136,9 +138,9 @@ def three_truths(predictions: Sequence[Prediction]) -> Truths:
     asked = any(item.teacher_asked for item in predictions)
     both = asked and any(truth is not None for truth in gold_where_asked)
     return Truths(
-        student_gold=agreement(gold, student),
-        teacher_gold=agreement(gold_where_asked, teacher) if both else None,
-        student_teacher=agreement(teacher, student) if asked else None,
+        student_gold=agreement(gold, student, are_labels=are_labels),
+        teacher_gold=agreement(gold_where_asked, teacher, are_labels=are_labels) if both else None,
+        student_teacher=agreement(teacher, student, are_labels=are_labels) if asked else None,
         student_against_teacher=paired_test(gold_where_asked, student, teacher) if both else None,
     )
 
@@ -155,7 +157,9 @@ def macro_f1(truths: Sequence[str], predictions: Sequence[str | None]) -> float 
     return float(f1_score(truths, predicted, labels=labels, average="macro", zero_division=0.0))
 
 
-def agreement(truths: Sequence[str | None], predictions: Sequence[str | None]) -> Agreement:
+def agreement(
+    truths: Sequence[str | None], predictions: Sequence[str | None], *, are_labels: bool = True
+) -> Agreement:
     """How often ``predictions`` meet ``truths``; inputs without a truth are left out, counted."""
     pairs = [
         (truth, answer)
@@ -168,7 +172,9 @@ def agreement(truths: Sequence[str | None], predictions: Sequence[str | None]) -
         correct=correct,
         accuracy=correct / len(pairs) if pairs else None,
         interval=wilson_interval(correct, len(pairs)),
-        macro_f1=macro_f1([truth for truth, _ in pairs], [answer for _, answer in pairs]),
+        macro_f1=macro_f1([truth for truth, _ in pairs], [answer for _, answer in pairs])
+        if are_labels
+        else None,
         left_out=len(truths) - len(pairs),
     )
 

@@ -53,7 +53,7 @@ class Asking:
 
 def asking_of(config: EvaluateConfig, task: Task) -> Asking:
     """How the settings of an evaluation ask a model."""
-    sampling = config.sampling
+    sampling, is_constrained = config.sampling, config.decoding == "constrained"
     room = (
         THINKING_MAX_TOKENS
         if config.thinking
@@ -69,7 +69,8 @@ def asking_of(config: EvaluateConfig, task: Task) -> Asking:
             max_tokens=sampling.max_tokens or room,
             max_thinking_tokens=sampling.max_thinking_tokens,
             seed=sampling.seed,
-            choices=tuple(task.labels) if config.decoding == "constrained" else None,
+            choices=tuple(task.labels) if is_constrained and task.labels else None,
+            json_schema=task.answers.json_schema if is_constrained else None,
         ),
     )
 

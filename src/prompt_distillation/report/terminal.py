@@ -10,6 +10,7 @@ from prompt_distillation.data.intervals import percent, with_interval
 from prompt_distillation.data.results import (
     UNPARSEABLE,
     ConfusionMatrix,
+    FieldScores,
     LabelResult,
     Overlap,
     Prediction,
@@ -199,7 +200,7 @@ def _performance_lines(result: Result) -> Iterator[str]:
         yield f"    {reason}: {count}"
     yield f"  Parse rate: {summary.parse_rate:.2%}"
     yield ""
-    if result.confusion_matrix is None:
+    if result.truths is None:  # no answer is right or wrong
         yield from _text_lines(result)
     elif summary.accuracy is None or summary.accuracy_interval is None:
         yield f"  Overall Accuracy: - (no input has a {result.truth} answer)"
@@ -208,9 +209,25 @@ def _performance_lines(result: Result) -> Iterator[str]:
         yield f"  Overall Accuracy: {summary.accuracy:.2%}"
         yield f"  Correct: {summary.correct}/{summary.evaluated}"
         yield f"  95% interval: {interval.low:.2%} - {interval.high:.2%} (Wilson)"
-        yield f"  Macro-F1: {percent(summary.macro_f1, digits=2)}"
+        if summary.macro_f1 is not None:
+            yield f"  Macro-F1: {percent(summary.macro_f1, digits=2)}"
+        yield from _field_lines(result.field_scores)
         if summary.left_out:
             yield f"  Not evaluated, no {result.truth} answer: {summary.left_out}"
+
+
+def _field_lines(scores: FieldScores | None) -> Iterator[str]:
+    """JSON answers value by value, the worst fields first; the accuracy is of whole objects."""
+    if scores is None:
+        return
+    shares = f"precision {scores.precision:.1%}, recall {scores.recall:.1%}, F1 {scores.f1:.1%}"
+    yield f"  Values: {shares}"
+    yield f"  Invented values: {scores.invented:.1%}"
+    for path, one in scores.fields.items():
+        shares = f"F1 {one.f1:6.1%}, precision {one.precision:6.1%}, recall {one.recall:6.1%}"
+        yield f"    {path}: {shares} (n={one.wanted}, invented {one.invented})"
+        for example in one.error_examples[:1]:
+            yield f"      e.g. {_short(example.predicted or '')}: {_short(example.text)}"
 
 
 def _text_lines(result: Result) -> Iterator[str]:

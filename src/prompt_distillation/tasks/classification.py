@@ -19,16 +19,13 @@ import re2
 
 from prompt_distillation.errors import TaskError
 from prompt_distillation.tasks.kinds import Answer, MetricFamily, RejectReason
+from prompt_distillation.tasks.patterns import PatternError, compile_pattern
 
 PROMPTED_MAX_TOKENS = 512
 STUDENT_MIN_MAX_TOKENS = 16
 
 # In RE2 these mean ASCII only; a label may be a word of any script.
 _UNICODE_CLASSES = {"w": r"\pL\pM\pN_", "s": r"\s\x{85}\p{Z}", "d": r"\p{Nd}"}
-
-
-class PatternError(ValueError):
-    """A pattern cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +57,14 @@ class LabelPattern:
 
     @functools.cached_property
     def _any(self) -> "re2._Regexp":
-        return _compile("".join(self._parts))
+        return compile_pattern("".join(self._parts))
 
     @functools.cached_property
     def _labelled(self) -> "re2._Regexp":
         """The pattern with the labels in its group's place, the longest first."""
         before, _, after = self._parts
         longest_first = sorted(self.labels, key=len, reverse=True)
-        return _compile(f"{before}({'|'.join(map(re2.escape, longest_first))}){after}")
+        return compile_pattern(f"{before}({'|'.join(map(re2.escape, longest_first))}){after}")
 
     @functools.cached_property
     def _connectors(self) -> frozenset[str]:
@@ -125,6 +122,7 @@ class Classification:
     labels: Mapping[str, str]
     pattern: LabelPattern | None = None
     name: str = "classification"
+    json_schema: str | None = None
     has_right_answers: bool = True
     metrics: MetricFamily = "labels"
 
@@ -217,19 +215,6 @@ def _last(pattern: "re2._Regexp", text: str) -> "re2._Match | None":
     for match in pattern.finditer(text):  # noqa: B007 - the last one counts
         pass
     return match
-
-
-def _compile(source: str) -> "re2._Regexp":
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = 64 * 2**20  # thousands of labels make a long pattern
-    try:
-        return re2.compile(source, options)
-    except re2.error as error:
-        reason = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
-        raise PatternError(
-            f"cannot be used: {reason}; patterns are RE2's, without lookahead and backreferences"
-        ) from error
 
 
 def _split_at_group(source: str) -> tuple[str, str, str]:

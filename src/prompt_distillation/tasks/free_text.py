@@ -16,6 +16,7 @@ class FreeText:
     """The kind ``text``: no labels and no pattern, see `AnswerKind`."""
 
     name: str = "text"
+    json_schema: str | None = None
     has_right_answers: bool = False
     metrics: MetricFamily = "text"
 

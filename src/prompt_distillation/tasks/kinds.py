@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-MetricFamily = Literal["labels", "text"]
-"""Which metrics apply: of labels (confusion, F1 per label), or of texts (BLEU, chrF, ROUGE)."""
+MetricFamily = Literal["labels", "text", "fields"]
+"""Which metrics apply: of labels (confusion, F1 per label), of texts (BLEU, chrF, ROUGE), or of the
+fields of objects (precision, recall, F1 per field)."""
 
 
 class RejectReason(StrEnum):
@@ -22,6 +23,8 @@ class RejectReason(StrEnum):
     EMPTY = "empty_answer"
     NO_LABEL = "no_label"
     UNKNOWN_LABEL = "unknown_label"
+    NO_JSON = "no_json"
+    SCHEMA = "against_schema"
     LOW_AGREEMENT = "low_agreement"
     ENGINE_ERROR = "engine_error"
 
@@ -54,6 +57,10 @@ class AnswerKind(Protocol):
     @property
     def labels(self) -> Mapping[str, str]:
         """The only answers there are, each with its meaning; empty where there is no list."""
+
+    @property
+    def json_schema(self) -> str | None:
+        """The JSON Schema of the answers, for engines that can decode by it."""
 
     @property
     def has_right_answers(self) -> bool:

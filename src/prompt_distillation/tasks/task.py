@@ -8,7 +8,8 @@ A task is a folder, no code: ``task.yaml`` beside ``prompt.md``. For a classific
     labels: {ar: Arabic, de: German, ot: anything else}
     answer_pattern: 'Final Answer:\s*(\w+)'
 
-For free text, ``kind: text`` and neither labels nor pattern: the answer is the text.
+For free text, ``kind: text`` and neither labels nor pattern: the answer is the text. For JSON,
+``kind: json`` and a ``schema.json`` beside it.
 """
 
 import hashlib
@@ -21,7 +22,9 @@ from prompt_distillation.errors import TaskError
 from prompt_distillation.examples import find_example
 from prompt_distillation.tasks.classification import read_classification
 from prompt_distillation.tasks.free_text import read_free_text
+from prompt_distillation.tasks.json_object import read_json_kind
 from prompt_distillation.tasks.kinds import Answer, AnswerKind, RejectReason
+from prompt_distillation.tasks.patterns import without_half_characters
 from prompt_distillation.yaml_files import read_yaml_mapping
 
 START_OF_THINKING = "<think>"
@@ -30,6 +33,7 @@ END_OF_THINKING = "</think>"
 KINDS: Mapping[str, Callable[[Mapping[str, Any], Path], AnswerKind]] = {
     "classification": read_classification,
     "text": read_free_text,
+    "json": read_json_kind,
 }
 """What ``task.yaml`` calls a kind -> how its own keys are read, given all keys and the file."""
 
@@ -98,6 +102,7 @@ class Task:
                 delivers ``reasoning`` apart, a text without ``</think>`` is the answer.
             reasoning: the reasoning, where the engine delivers it in a field of its own.
         """
+        text = without_half_characters(text)
         before, mark, answer = text.rpartition(END_OF_THINKING)
         before = (before if mark else text).strip().removeprefix(START_OF_THINKING).strip()
         if mark:
@@ -140,7 +145,7 @@ def load_task(folder: Path) -> Task:
     if not path.is_file():
         raise TaskError(f"no task at {folder}: {path} is missing (see tasks/language for one)")
     fields = read_yaml_mapping(path, error=TaskError)
-    known = {"name", "kind", "prompt_file", "labels", "answer_pattern"}
+    known = {"name", "kind", "prompt_file", "labels", "answer_pattern", "schema_file"}
     if unknown := sorted(set(fields) - known):
         raise TaskError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
     task = Task(
@@ -182,5 +187,5 @@ def _read_kind(fields: Mapping[str, Any], *, path: Path) -> AnswerKind:
     value = fields.get("kind")
     kind = SYNONYMS.get(str(value), str(value))
     if kind not in KINDS:
-        raise TaskError(f"{path}: kind is {value!r}; it must be {' or '.join(KINDS)}")
+        raise TaskError(f"{path}: kind is {value!r}; it must be one of {', '.join(KINDS)}")
     return KINDS[kind](fields, path)

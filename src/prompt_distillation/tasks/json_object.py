@@ -1,0 +1,199 @@
+"""Answers that are JSON, as a schema in the task's folder describes them.
+
+The answer is the whole text, what a code fence holds, or what stands between the first and the last
+brace. It is validated with `jsonschema`, and written in one canonical form: keys in the schema's
+order, no spaces, 1.0 as 1. Equal objects are then equal texts: one vote, one training target.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from prompt_distillation.errors import TaskError
+from prompt_distillation.tasks.kinds import Answer, MetricFamily, RejectReason
+from prompt_distillation.tasks.patterns import (
+    PatternError,
+    compile_pattern,
+    without_half_characters,
+)
+
+MAX_TOKENS = 1024
+
+_FENCE = re.compile(r"```[a-zA-Z]*\n(.*?)```", re.DOTALL)
+_LARGEST_EXACT = 2**53
+"""Up to here a float that is whole is exactly that whole number."""
+
+
+@dataclass(frozen=True)
+class JsonObject:
+    """The kind ``json``, see `AnswerKind`.
+
+    Attributes:
+        schema: a JSON Schema.
+    """
+
+    schema: Mapping[str, Any]
+    name: str = "json"
+    has_right_answers: bool = True
+    metrics: MetricFamily = "fields"
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """There is no list of objects."""
+        return {}
+
+    @cached_property
+    def json_schema(self) -> str:
+        """The schema as text, for engines that can decode by it."""
+        return json.dumps(self.schema)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The schema."""
+        return {"labels": [], "answer_pattern": None, "schema": self.schema}
+
+    @cached_property
+    def _validator(self) -> Any:
+        from jsonschema.validators import extend, validator_for
+
+        return extend(validator_for(self.schema), {"pattern": _check_pattern})(self.schema)
+
+    def read(self, text: str) -> Answer:
+        """The JSON in a text, if it is valid by the schema; in canonical form."""
+        for candidate in _candidates(text):
+            try:
+                return self._validated(_parse(candidate))
+            except (ValueError, RecursionError):  # the latter: thousands of open brackets
+                continue
+        return Answer(reject_reason=RejectReason.NO_JSON, detail=f"no JSON in {text[:60]!r}")
+
+    def accept(self, text: str) -> Answer:
+        """An answer that stands alone is read like any other."""
+        return self.read(text)
+
+    def _validated(self, value: Any) -> Answer:
+        violations = self._validator.iter_errors(value)
+        first = min(violations, key=lambda error: list(map(str, error.absolute_path)), default=None)
+        if first is not None:
+            return Answer(
+                reject_reason=RejectReason.SCHEMA,
+                detail=f"{first.json_path}: {first.message[:200]}",
+            )
+        ordered = _in_order(value, self.schema)
+        text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":"))
+        return Answer(text=text)
+
+    def written_as_in(self, prompt: str) -> Iterable[tuple[str, str]]:
+        """Nothing to prove: whatever is valid is read."""
+        return ()
+
+    def max_tokens(self, *, with_prompt: bool) -> int:
+        """Room for an object of about 3,000 characters."""
+        return MAX_TOKENS
+
+
+def read_json_kind(fields: Mapping[str, Any], path: Path) -> JsonObject:
+    """Read the schema that stands beside a task file, ``schema.json`` or as ``schema_file`` says.
+
+    Raises:
+        TaskError: there is none, it is not a JSON Schema, or it needs another file.
+    """
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    for key in ("labels", "answer_pattern"):
+        if fields.get(key):
+            raise TaskError(f"{path}: kind json has no {key}; its answers are read by the schema")
+    schema_path = path.with_name(str(fields.get("schema_file") or "schema.json"))
+    try:
+        schema = json.loads(schema_path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise TaskError(
+            f"{path}: cannot read the schema {schema_path}: {error.strerror}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise TaskError(f"{schema_path}: not JSON ({error})") from error
+    if not isinstance(schema, dict):
+        raise TaskError(f"{schema_path}: expected a JSON Schema object, got {schema!r}")
+    if elsewhere := [name for name in _values_of("$ref", schema) if name[:1] != "#"]:
+        raise TaskError(
+            f"{schema_path}: $ref {elsewhere[0]!r} leads to another file; copy it into $defs"
+        )
+    try:
+        validator_for(schema).check_schema(schema)
+        for pattern in _values_of("pattern", schema):
+            compile_pattern(pattern)
+    except SchemaError as error:
+        raise TaskError(f"{schema_path}: not a JSON Schema: {error.message}") from error
+    except PatternError as error:
+        raise TaskError(f"{schema_path}: the pattern {pattern!r} {error}") from error
+    return JsonObject(schema)
+
+
+def _check_pattern(validator: Any, pattern: str, text: Any, schema: Any) -> Iterable[Exception]:
+    """The keyword ``pattern`` of JSON Schema, by a library that cannot search forever."""
+    from jsonschema.exceptions import ValidationError
+
+    if isinstance(text, str) and not compile_pattern(pattern).search(text):
+        yield ValidationError(f"{text!r} does not match {pattern!r}")
+
+
+def _candidates(text: str) -> Iterable[str]:
+    yield text
+    if fences := _FENCE.findall(text):
+        yield fences[-1]
+    start, end = text.find("{"), text.rfind("}")
+    if 0 <= start < end:
+        yield text[start : end + 1]
+
+
+def _parse(text: str) -> Any:
+    """Parse strictly: no key twice, no NaN.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+
+    def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not JSON")
+
+    value = json.loads(text, object_pairs_hook=no_key_twice, parse_constant=refuse)
+    if "\\u" in text:  # JSON can escape half of a character, which no file can hold
+        value = json.loads(without_half_characters(json.dumps(value, ensure_ascii=False)))
+    return value
+
+
+def _in_order(value: Any, schema: Any) -> Any:
+    """Keys in the order of the schema's properties, others after them; whole floats as integers."""
+    known = schema if isinstance(schema, Mapping) else {}
+    if isinstance(value, dict):
+        properties = known.get("properties") or {}
+        keys = [key for key in properties if key in value]
+        keys += sorted(key for key in value if key not in properties)
+        return {key: _in_order(value[key], properties.get(key)) for key in keys}
+    if isinstance(value, list):
+        return [_in_order(item, known.get("items")) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_EXACT:
+        return int(value)
+    return value
+
+
+def _values_of(keyword: str, schema: Any) -> Iterable[str]:
+    """The texts that stand under a keyword, anywhere in a schema."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get(keyword), str):
+            yield schema[keyword]
+        for part in schema.values():
+            yield from _values_of(keyword, part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _values_of(keyword, part)
