@@ -13,18 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training.tiny_student import save_student, write_rows
+from training.families import build_family
+from training.tiny_student import build_tokenizer, save_student, write_rows
 from trl import SFTConfig
 
 from prompt_distillation.cli.train import main, next_command
 from prompt_distillation.errors import (
     ConfigError,
+    DivergedError,
     InputError,
     ModelError,
     OutputExistsError,
     OutputWriteError,
 )
 from prompt_distillation.training.loading import held_out_file
+from prompt_distillation.training.methods.sft import AnswerTrainer
 from prompt_distillation.training.methods.sft_options import (
     own_names,
     refuse_misspelt,
@@ -291,6 +294,49 @@ def test_a_full_disk_is_one_line(tmp_path, train_file, student, monkeypatch):
     monkeypatch.setattr(RunFolder, "save_model", full)
     with pytest.raises(OutputWriteError, match="No space left on device; free some space"):
         main(flags(train_file, student, tmp_path / "run", "--max_steps=1"))
+
+
+def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_what_was_good(
+    tmp_path, train_file, student, monkeypatch
+):
+    plain = AnswerTrainer.compute_loss
+
+    def spoilt(trainer, *arguments, **options):
+        loss = plain(trainer, *arguments, **options)
+        is_third = trainer.model.training and trainer.state.global_step == 2
+        return loss * float("nan") if is_third else loss
+
+    monkeypatch.setattr(AnswerTrainer, "compute_loss", spoilt)
+    output_dir = tmp_path / "run"
+    asked = flags(train_file, student, output_dir, "--save_steps=1", "--eval_file=none")
+    rows = r"rows: .*rows\.jsonl, line \d+, .*rows\.jsonl, line \d+"
+    with pytest.raises(DivergedError, match=f"loss of step 3 is nan; its {rows}.*--learning_rate"):
+        main([*asked, "--train_sampling_strategy=sequential"])
+    assert {path.name for path in output_dir.glob("checkpoint-*")} == {
+        "checkpoint-1", "checkpoint-2",
+    }  # fmt: skip
+    assert not (output_dir / "training_manifest.json").exists()
+    assert "nan" not in (output_dir / "loss.csv").read_text()
+    monkeypatch.setattr(AnswerTrainer, "compute_loss", plain)
+    changed = [*asked, "--learning_rate=1e-5"]
+    with pytest.raises(OutputExistsError, match="of another run"):
+        main(changed)
+    main([*changed, f"--resume_from_checkpoint={output_dir / 'checkpoint-2'}"])
+    assert list(losses(output_dir)) == [1, 2, 3, 4]
+
+
+def test_a_student_that_would_mix_rows_gets_them_padded(tmp_path, train_file, caplog):
+    student = tmp_path / "student"
+    tokenizer = build_tokenizer()
+    build_family("gpt_oss", vocab_size=len(tokenizer)).save_pretrained(student)
+    tokenizer.save_pretrained(student)
+    more = ("--max_steps=1", "--lora_rank=8", "--expert_lora=folded", "--eval_file=none")
+    main(flags(train_file, student, tmp_path / "run", *more))
+    assert "GptOssForCausalLM does not keep rows apart" in caplog.text
+    manifest = json.loads((tmp_path / "run" / "training_manifest.json").read_text())
+    assert manifest["micro_batch"]["rows"] == 4
+    with pytest.raises(ConfigError, match="--packing: GptOssForCausalLM does not keep rows apart"):
+        main(flags(train_file, student, tmp_path / "other", *more, "--packing=true"))
 
 
 def test_the_reference_hyperparameters_reach_trl():

@@ -68,6 +68,25 @@ def test_two_processes_train_what_one_does(rows, student, one_process, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("filled", ["true", "false"])
+def test_held_out_rows_count_once_however_many_processes_share_them(
+    rows, student, tmp_path, filled
+):
+    held_out = write_rows(tmp_path / "held-out.jsonl", 7)
+    looks = []
+    for count in ("1", "2"):
+        asked = [flag for flag in flags(rows, student, tmp_path / count) if "eval_file" not in flag]
+        asked += [
+            f"--eval_file={held_out}", "--per_device_eval_batch_size=2", "--max_steps=1",
+            "--held_out_answers=0", "--learning_rate=0", f"--fill_micro_batch={filled}",
+        ]  # fmt: skip
+        run(["bash", "train_trl.sh", *asked], NUM_PROCESSES=count, PYTHON=sys.executable)
+        history = json.loads((tmp_path / count / "log_history.json").read_text())
+        looks.append([entry["eval_loss"] for entry in history if "eval_loss" in entry])
+    assert looks[1] == pytest.approx(looks[0], abs=1e-5)
+
+
+@pytest.mark.slow
 def test_weights_cut_over_two_processes_train_what_one_does(rows, student, one_process, tmp_path):
     recipe = yaml.safe_load((ROOT / "recipes/accelerate/fsdp2.yaml").read_text())
     # As `accelerate launch` hands its file to the processes.

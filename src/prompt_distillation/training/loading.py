@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,11 @@ def keep_to_one_gpu(environment: MutableMapping[str, str]) -> None:
 def process_count() -> int:
     """Processes that train together, as the launcher says."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_sharded() -> bool:
+    """Whether a launcher has chosen FSDP or DeepSpeed, which place the weights themselves."""
+    return any(f"ACCELERATE_USE_{name}" in os.environ for name in ("FSDP", "DEEPSPEED"))
 
 
 def prepare(config: TrainConfig, options: Mapping[str, Any]) -> PreparedRun:
@@ -215,9 +220,7 @@ def load_student(config: TrainConfig, options: Mapping[str, Any], *, on_gpu: boo
     arguments = {"dtype": base_dtype(config, on_gpu=on_gpu), **_source(config.model)}
     if config.attn_implementation != "auto":
         arguments["attn_implementation"] = config.attn_implementation
-    # FSDP and DeepSpeed place the weights themselves.
-    sharded = "ACCELERATE_USE_FSDP" in os.environ or "ACCELERATE_USE_DEEPSPEED" in os.environ
-    if on_gpu and not sharded:
+    if on_gpu and not is_sharded():
         arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     if config.four_bit.load_in_4bit:
         arguments["quantization_config"] = _four_bit_quantiser(config.model, config.four_bit)
@@ -234,6 +237,55 @@ def load_student(config: TrainConfig, options: Mapping[str, Any], *, on_gpu: boo
     if on_gpu:
         fuse_norms(model)
     return model
+
+
+def keep_rows_apart(run: PreparedRun, model: Any) -> PreparedRun:
+    """Have rows padded instead of laid end to end where the model would mix them.
+
+    Raises:
+        ConfigError: ``--packing`` is asked for, and would train on mixed rows.
+    """
+    packs = bool(run.options.get("packing", False))
+    if not (run.config.fill_micro_batch or packs) or rows_stay_apart(model):
+        return run
+    family = type(model).__name__
+    if packs:
+        raise ConfigError(
+            f"--packing: {family} does not keep rows apart that share a sequence, so they would "
+            "be trained on each other's text; leave it out"
+        )
+    logger.warning(
+        "%s does not keep rows apart that are laid end to end: they are padded instead, as with "
+        "--fill_micro_batch false (slower, same result)", family,
+    )  # fmt: skip
+    return replace(run, config=replace(run.config, fill_micro_batch=False))
+
+
+def rows_stay_apart(model: Any) -> bool:
+    """Whether a row is computed alike whatever row is laid in front of it in one sequence.
+
+    Positions that begin anew tell transformers where a row begins. Recurrent layers (Qwen3-Next,
+    Qwen3.5, Jamba) carry their state across, and some families build their mask without the
+    positions (gpt-oss, OPT, Falcon in transformers 5.19).
+    """
+    import torch
+
+    length, vocabulary = 8, int(model.config.get_text_config().vocab_size)
+    ids = torch.arange(4 * length, device=model.device).reshape(4, length) % vocabulary
+    positions = torch.arange(length, device=model.device).repeat(2)[None]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        # The same second row, and the same shapes, so that kernels round alike.
+        first, second = (
+            model(input_ids=pair.reshape(1, -1), position_ids=positions, use_cache=False)
+            .logits[0, length:]
+            .float()
+            for pair in (ids[[0, 3]], ids[[1, 3]])
+        )
+    model.train(was_training)
+    tolerance = 10 * torch.finfo(model.dtype).eps * float(first.abs().max())
+    return bool((first - second).abs().max() <= tolerance)
 
 
 def _four_bit_quantiser(model: ModelConfig, four_bit: FourBitConfig) -> Any:

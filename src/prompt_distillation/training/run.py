@@ -24,6 +24,8 @@ from prompt_distillation.training.loading import (
     PreparedRun,
     check_before_loading,
     held_out_file,
+    is_sharded,
+    keep_rows_apart,
     keep_to_one_gpu,
     load_student,
     prepare,
@@ -163,10 +165,17 @@ def _train_in(
     from prompt_distillation.training.tracking import prepare_tracking
 
     on_gpu = uses_gpu(options)
-    run = settle_checkpointing(prepare(config, options), on_gpu=on_gpu)
+    run = prepare(config, options)
+    prepare_tracking([config.report_to], output_dir=folder.path)
+    model = None
+    if not is_sharded():
+        model = load_student(config, options, on_gpu=on_gpu)
+        run = keep_rows_apart(run, model)
+    run = settle_checkpointing(run, on_gpu=on_gpu)
+    # FSDP and ZeRO-3 cut the weights while they are loaded, and learn how from TRL's arguments.
     arguments = _trl_arguments(run, folder.checkpoint)
-    prepare_tracking(arguments.report_to, output_dir=folder.path)
-    model = load_student(config, options, on_gpu=on_gpu)
+    if model is None:
+        model = load_student(config, options, on_gpu=on_gpu)
     trainer = _build_trainer(run, folder, arguments, model)
     if trainer.is_world_process_zero():
         _show_start(console, trainer, run, folder.checkpoint)
