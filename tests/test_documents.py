@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import prompt_distillation
 from prompt_distillation.cli.main import COMMANDS
 from prompt_distillation.config import settings_of
 
@@ -181,3 +182,10 @@ def test_tables_of_files_name_what_the_files_hold(path):
 def test_python_examples_compile(path):
     for body in blocks_of(path, "python"):
         compile(textwrap.dedent(body), f"an example in {path.name}", "exec")
+
+
+@every_document
+def test_python_examples_use_what_the_package_has(path):
+    for body in blocks_of(path, "python"):
+        for name in re.findall(r"\bpd\.(\w+)", body):
+            assert name in prompt_distillation.__all__, f"an example uses pd.{name}"

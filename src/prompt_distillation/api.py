@@ -24,9 +24,10 @@ def load_task(folder: str | Path) -> "Task":
 
     ``tasks/language`` comes with the package and is found everywhere.
 
-    >>> task = load_task("tasks/language")
-    >>> task.name, len(task.labels)
-    ('language', 13)
+    Examples:
+        >>> task = load_task("tasks/language")
+        >>> task.name, len(task.labels)
+        ('language', 13)
 
     Raises:
         TaskError: the folder is not a task.
@@ -38,19 +39,20 @@ def label(*, task: "Task | str | Path", input_file: str | Path, output_file: str
           **settings: Any) -> "LabelResult":  # fmt: skip
     """Label inputs with the teacher and write a dataset to train a student on.
 
-    A run that was stopped goes on where it was, by the same call.
+    A run that was stopped continues with the same call.
 
-    >>> dataset = label(
-    ...     task="tasks/language",
-    ...     input_file="example-data/multilingual.txt",
-    ...     output_file="data/lang.jsonl",
-    ...     model_name="example-models/teacher",
-    ...     engine="transformers",
-    ...     max_tokens=256,
-    ...     max_samples=60,
-    ... )
-    >>> dataset.counts.inputs
-    60
+    Examples:
+        >>> dataset = label(
+        ...     task="tasks/language",
+        ...     input_file="example-data/multilingual.txt",
+        ...     output_file="data/lang.jsonl",
+        ...     model_name="example-models/teacher",
+        ...     engine="transformers",
+        ...     max_tokens=256,
+        ...     max_samples=60,
+        ... )
+        >>> dataset.counts.inputs
+        60
 
     Args:
         task: a task, or its folder.
@@ -61,9 +63,9 @@ def label(*, task: "Task | str | Path", input_file: str | Path, output_file: str
 
     Raises:
         ConfigError: an unknown setting, or a value that is not allowed.
-        InputError, TaskError: inputs that cannot be taken; nothing was paid for.
+        InputError, TaskError: inputs or a task that cannot be used; nothing was paid for.
         OutputExistsError: another dataset is there; pass ``overwrite=True`` to replace it.
-        EngineError: the teacher cannot be had, or is gone; what it answered is kept.
+        EngineError: the teacher cannot be loaded or stopped answering; its answers are kept.
     """
     from prompt_distillation.labelling.label_config import LabelConfig
     from prompt_distillation.labelling.pipeline import label as run
@@ -80,17 +82,18 @@ def train(
 ) -> "TrainResult":
     """Fine-tune the student on a dataset: loss on the answers only.
 
-    A run that was stopped goes on from its last checkpoint, by the same call.
+    A run that was stopped continues from its last checkpoint with the same call.
 
-    >>> run = train(
-    ...     "data/lang.jsonl",
-    ...     output_dir="models/lang",
-    ...     model_name="example-models/student",
-    ...     max_steps=4,
-    ...     report_to="none",
-    ... )
-    >>> run.steps
-    4
+    Examples:
+        >>> run = train(
+        ...     "data/lang.jsonl",
+        ...     output_dir="models/lang",
+        ...     model_name="example-models/student",
+        ...     max_steps=4,
+        ...     report_to="none",
+        ... )
+        >>> run.steps
+        4
 
     Args:
         dataset: what `label` returned, or a file of chat rows.
@@ -124,16 +127,17 @@ def evaluate(
 ) -> "Result":
     """Measure a model on inputs that it was not trained on.
 
-    >>> result = evaluate(
-    ...     "models/lang",
-    ...     task="tasks/language",
-    ...     test_file="example-data/multilingual.txt",
-    ...     train_data_file="data/lang.jsonl",
-    ...     max_samples=20,
-    ...     engine="transformers",
-    ... )
-    >>> result.summary.total_samples
-    20
+    Examples:
+        >>> result = evaluate(
+        ...     "models/lang",
+        ...     task="tasks/language",
+        ...     test_file="example-data/multilingual.txt",
+        ...     train_data_file="data/lang.jsonl",
+        ...     max_samples=20,
+        ...     engine="transformers",
+        ... )
+        >>> result.summary.total_samples
+        20
 
     Args:
         model: what `train` returned, an adapter or a model, or ``"none"`` for ``base_model`` alone.
@@ -148,7 +152,7 @@ def evaluate(
         ConfigError: an unknown setting, or a value that is not allowed.
         InputError: inputs that cannot be evaluated.
         ModelError: the model cannot be loaded.
-        EngineError: the engine cannot be had, or stopped answering.
+        EngineError: the engine cannot be loaded or stopped answering.
     """
     from prompt_distillation.data.files import read_json
     from prompt_distillation.data.result_files import write_result
@@ -175,19 +179,20 @@ def evaluate(
 def compare(*, task: "Task | str | Path", test_file: str | Path, **settings: Any) -> "Comparison":
     """Measure teacher and student side by side: accuracy, tokens, latency, and cost.
 
-    >>> comparison = compare(
-    ...     task="tasks/language",
-    ...     test_file="example-data/multilingual.txt",
-    ...     train_data_file="data/lang.jsonl",
-    ...     student_path="models/lang",
-    ...     cells="student_before,student",
-    ...     max_samples=4,
-    ...     latency_samples=2,
-    ...     concurrency=2,
-    ...     engine="transformers",
-    ... )
-    >>> [cell.key for cell in comparison.cells]
-    ['student_before', 'student']
+    Examples:
+        >>> comparison = compare(
+        ...     task="tasks/language",
+        ...     test_file="example-data/multilingual.txt",
+        ...     train_data_file="data/lang.jsonl",
+        ...     student_path="models/lang",
+        ...     cells="student_before,student",
+        ...     max_samples=4,
+        ...     latency_samples=2,
+        ...     concurrency=2,
+        ...     engine="transformers",
+        ... )
+        >>> [cell.key for cell in comparison.cells]
+        ['student_before', 'student']
 
     Args:
         task: a task, or its folder.

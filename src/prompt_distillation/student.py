@@ -37,10 +37,11 @@ class Student:
     The model is loaded at the first question and stays loaded until `close`, or the end of a
     ``with`` block. Works in scripts and in notebooks.
 
-    >>> with Student("models/lang", engine="transformers", max_tokens=16) as student:
-    ...     answers = student.answer_batch(["Wo ist der Bahnhof?", "Where is the station?"])
-    >>> len(answers)
-    2
+    Examples:
+        >>> with Student("models/lang", engine="transformers", max_tokens=16) as student:
+        ...     answers = student.answer_batch(["Wo ist der Bahnhof?", "Where is the station?"])
+        >>> len(answers)
+        2
 
     Args:
         path: an adapter, a merged model, or a hub name; with ``engine="server"`` the name that the
