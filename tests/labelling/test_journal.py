@@ -4,7 +4,7 @@ import logging
 import pytest
 from labelling.scripted import answer, completion
 
-from prompt_distillation.labelling.journal import Attempt, open_journal
+from prompt_distillation.labelling.journal import Attempt, is_journal, open_journal
 
 IDENTITY: dict[str, object] = {"model": "teacher", "seed": 0}
 KEY = bytes(range(16))
@@ -122,3 +122,46 @@ def test_journals_of_other_shards_are_read(tmp_path):
     with open_journal(IDENTITY, writable=tmp_path / "own.jsonl", others=paths) as journal:
         assert bytes(16) in journal
         assert bytes([1] * 16) in journal
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": "zz"},
+        {"key": "00ff"},
+        {"key": 5},
+        {"vote": None},
+        {"text": None},
+        {"prompt_tokens": "many"},
+        {"reasoning": 5},
+        {"error": None},
+    ],
+)
+def test_json_of_somebody_else_is_passed_over_like_a_damaged_line(tmp_path, caplog, change):
+    path = tmp_path / "a.jsonl"
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        journal.append(KEY, attempt())
+        journal.append(bytes(16), attempt())
+    settings, first, second = path.read_bytes().splitlines(keepends=True)
+    changed = json.dumps(json.loads(first) | change).encode() + b"\n"
+    path.write_bytes(settings + changed + b'[1]\n{"settings": 1}\n' + second)
+    with open_journal(IDENTITY, writable=path, others=[]) as journal:
+        assert KEY not in journal
+        assert journal.attempts(bytes(16)) == [attempt()]
+    assert "3 damaged lines" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "ours"),
+    [
+        (b'{"text": "a diary"}\n', False),
+        (b"no JSON at all", False),
+        (b'{"sett', True),
+        (b"\0\0\0\n", True),
+        (b'#damaged\n{"settings": "abc", "identity": {}}\n', True),
+    ],
+)
+def test_a_file_of_somebody_else_is_no_journal(tmp_path, content, ours):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    assert is_journal(path) is ours

@@ -59,7 +59,9 @@ def test_the_dataset_holds_the_inputs_in_order_and_nothing_but_messages(tmp_path
     assert (result.counts.train, result.counts.held_out) == (len(train), len(held_out))
     # The teacher saw the prompt; the student will not.
     assert engine.requests[0].messages[0]["role"] == "system"
-    assert read_json(tmp_path / "out.manifest.json")["held_out"] == {"share": 0.2, "seed": 0}
+    manifest = read_json(tmp_path / "out.manifest.json")
+    assert manifest["held_out"] == {"share": 0.2, "seed": 0}
+    assert (manifest["engine"], manifest["requests_made"]) == ("scripted", 40)
 
 
 def test_what_got_no_label_is_in_the_rejects_with_its_reason(tmp_path):

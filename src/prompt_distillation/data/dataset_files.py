@@ -105,7 +105,9 @@ class Manifest(TypedDict):
         dataset_sha256: of ``NAME.jsonl``.
         replaced_sha256: of the dataset that this one replaced, until it was in place.
         counts: see `prompt_distillation.labelling.dataset.Counts`.
+        engine: that ran the teacher; None if the journal had every answer.
         seconds: how long the run took that wrote the dataset.
+        startup_seconds: of them, until the teacher was loaded.
         requests_made: by that run; the others of the dataset were in the journal before.
         settings: all that decides the dataset: equal settings, equal dataset.
         config: the command's own configuration, flat.
@@ -119,7 +121,9 @@ class Manifest(TypedDict):
     dataset_sha256: str
     replaced_sha256: str | None
     counts: dict[str, Any]
+    engine: str | None
     seconds: float
+    startup_seconds: float
     requests_made: int
     settings: dict[str, object]
     config: dict[str, object]

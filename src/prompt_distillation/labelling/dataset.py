@@ -156,7 +156,13 @@ def _outcome(verdict: Verdict, attempts: Sequence[ReadAttempt]) -> dict[str, Any
     """The part of a record that the teacher decides."""
     # Recorded as they finished; written as they were asked.
     ordered = sorted(attempts, key=lambda read: (read.attempt.vote, read.attempt.attempt))
-    completions = [read.attempt.completion for read in ordered if read.attempt.completion]
+    prompt_tokens, cached_tokens, completion_tokens, seconds = 0, 0, 0, 0.0
+    for read in ordered:
+        if made := read.attempt.completion:
+            prompt_tokens += made.prompt_tokens
+            cached_tokens += made.cached_tokens or 0
+            completion_tokens += made.completion_tokens
+            seconds += made.seconds
     votes = sum(verdict.votes.values())
     completion = verdict.decisive.completion
     return {
@@ -167,10 +173,10 @@ def _outcome(verdict: Verdict, attempts: Sequence[ReadAttempt]) -> dict[str, Any
         "soft_label": {label: count / votes for label, count in verdict.votes.items()},
         "agreement": verdict.agreement,
         "finish_reason": completion.finish_reason if completion else None,
-        "prompt_tokens": sum(made.prompt_tokens for made in completions),
-        "cached_tokens": sum(made.cached_tokens or 0 for made in completions),
-        "completion_tokens": sum(made.completion_tokens for made in completions),
-        "seconds": sum(made.seconds for made in completions),
+        "prompt_tokens": prompt_tokens,
+        "cached_tokens": cached_tokens,
+        "completion_tokens": completion_tokens,
+        "seconds": seconds,
         "outputs": [_output(read) for read in ordered],
     }
 

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import hashlib
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
 
@@ -43,6 +44,10 @@ class Labeller:
         journal: open for writing, if the teacher is to be asked.
         outcomes: gets every verdict.
         progress: counts every input that is done.
+
+    Attributes:
+        engine: the name of the engine that was opened; None if none was.
+        startup_seconds: until it was ready.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class Labeller:
         self._outcomes = outcomes
         self._progress = progress
         self._in_work: set[bytes] = set()
+        self.engine: str | None = None
+        self.startup_seconds = 0.0
 
     async def label(self, inputs: Iterable[WorkItem], open_teacher: OpenTeacher) -> None:
         """Label ``inputs``, a stream of any length; the teacher is loaded if one needs it.
@@ -73,7 +80,9 @@ class Labeller:
         first = next(work, None)
         if first is None:
             return
+        started = time.monotonic()
         async with open_teacher() as engine:
+            self.engine, self.startup_seconds = engine.name, time.monotonic() - started
             await self.ask_for(engine, itertools.chain([first], work))
 
     def unfinished(self, inputs: Iterable[WorkItem]) -> Iterator[Unfinished]:

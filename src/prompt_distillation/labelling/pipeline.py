@@ -40,6 +40,7 @@ from prompt_distillation.labelling.labeller import Labeller, OpenTeacher
 from prompt_distillation.labelling.progress import Progress, print_summary
 from prompt_distillation.labelling.run_manifest import (
     EarlierRun,
+    RunCost,
     dataset_settings,
     make_manifest,
     refuse_empty,
@@ -224,8 +225,12 @@ def _label(labelling: _Run, open_teacher: OpenTeacher) -> LabelResult:
                     settings=settings,
                     counts=counts,
                     sha256=(sha256, earlier.dataset_sha256),
-                    seconds=time.monotonic() - labelling.started,
-                    requests_made=len(journal) - found,
+                    cost=RunCost(
+                        engine=labeller.engine,
+                        seconds=time.monotonic() - labelling.started,
+                        startup_seconds=labeller.startup_seconds,
+                        requests_made=len(journal) - found,
+                    ),
                 ),
             )
     return _result(paths, "written", counts)

@@ -7,7 +7,7 @@ answer pattern, votes, retries, the held-out share) costs no new completion when
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from prompt_distillation.provenance import model_fingerprint, provenance, sha256
 from prompt_distillation.tasks import RejectReason, Task
 
 logger = logging.getLogger(__name__)
+
+SAMPLING = ("temperature", "top_p", "max_tokens", "max_thinking_tokens", "seed")
 
 
 def teacher_identity(config: LabelConfig, task: Task) -> dict[str, object]:
@@ -72,6 +74,16 @@ def dataset_settings(
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunCost:
+    """What the run took that wrote the dataset; see `Manifest`."""
+
+    engine: str | None
+    seconds: float
+    startup_seconds: float
+    requests_made: int
+
+
 def make_manifest(
     config: LabelConfig,
     task: Task,
@@ -79,11 +91,10 @@ def make_manifest(
     settings: dict[str, object],
     counts: Counts,
     sha256: tuple[str, str | None],
-    seconds: float,
-    requests_made: int,
+    cost: RunCost,
 ) -> Manifest:
     """The manifest; ``sha256`` is the dataset's hash, and that of the one it replaces."""
-    sampling, model = config.sampling, config.model
+    model = config.model
     return {
         "task": {
             "name": task.name,
@@ -93,20 +104,16 @@ def make_manifest(
             "labels": list(task.labels),
         },
         "model": model_fingerprint(model.model_name) | {"revision": model.revision},
-        "sampling": {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": config.max_tokens,
-            "max_thinking_tokens": sampling.max_thinking_tokens,
-            "seed": sampling.seed,
-        },
-        "held_out": {"share": config.held_out, "seed": sampling.seed},
+        "sampling": {name: settings[name] for name in SAMPLING},
+        "held_out": {"share": config.held_out, "seed": config.sampling.seed},
         "input_file": str(config.input_file),
         "dataset_sha256": sha256[0],
         "replaced_sha256": sha256[1],
         "counts": counts.as_dict(),
-        "seconds": round(seconds, 3),
-        "requests_made": requests_made,
+        "engine": cost.engine,
+        "seconds": round(cost.seconds, 3),
+        "startup_seconds": round(cost.startup_seconds, 3),
+        "requests_made": cost.requests_made,
         "settings": settings,
         "config": flat(config),
         "provenance": provenance(),

@@ -136,7 +136,7 @@ class Classification:
         """A label by the pattern's last match, or an answer that is a label and nothing else."""
         if text in self.labels or self.pattern is None:
             return self._accept(text, RejectReason.NO_LABEL)
-        return self.pattern.find(text)
+        return _find(self.pattern, text)
 
     def accept(self, text: str) -> Answer:
         """A label, exactly."""
@@ -204,6 +204,11 @@ def _read_pattern(
         return LabelPattern(str(source), tuple(labels))
     except PatternError as error:
         raise TaskError(f"{path}: answer_pattern {source!r} {error}") from error
+
+
+@functools.lru_cache(maxsize=4096)  # most answers are the same few lines
+def _find(pattern: LabelPattern, text: str) -> Answer:
+    return pattern.find(text)
 
 
 def _is_word(character: str) -> bool:
