@@ -17,7 +17,7 @@ python scripts/build_example_models.py --only {role} --overwrite
 ```
 
 From scratch, on two CPU cores, from the training split of `example-data/multilingual.txt` alone:
-a tenth of the groups of translations is held out and was never seen, by the tokenizer neither. The
+a tenth of the groups of translations is held out and was never seen, not even by the tokenizer. The
 texts are varied with what that split holds: spans, mixes of languages, code and names around them,
 missing diacritics, romanised spelling. `build.json` has the seed, the plan, the losses, the seconds
 and the versions.

@@ -315,7 +315,7 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def unknown_name(name: str, known: Mapping[str, object], *, what: str = "flag or key") -> str:
-    """The message for a name that nothing knows, with the nearest one that something does."""
+    """The error message for an unknown name, with the closest known one."""
     close = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {close[0]!r}?" if close else "see --help for the list"
     return f"unknown {what} {name!r}; {hint}"

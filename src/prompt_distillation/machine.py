@@ -90,7 +90,7 @@ def _settle(device: Device, gpus: int) -> Literal["cuda", "cpu"]:
     if device == "cuda" and not gpus:
         raise EngineError(
             f"a GPU was asked for, but torch sees none{_visible()}; check `nvidia-smi` and that "
-            "torch is a CUDA build, or ask for the CPU"
+            "torch is a CUDA build"
         )
     if device == "auto":
         return "cuda" if gpus else "cpu"

@@ -13,7 +13,7 @@ from prompt_distillation.config import (
     Settings,
     block,
 )
-from prompt_distillation.tasks import END_OF_THINKING, ChatMessage
+from prompt_distillation.tasks import ChatMessage, extract_answer
 
 if TYPE_CHECKING:  # importing engines takes longer than `import prompt_distillation` may
     from prompt_distillation.engines import Engine, Request
@@ -64,8 +64,8 @@ class Student:
         state = "not loaded yet" if self._engine is None else f"on {self._engine.name}"
         return f"Student({self._config.model.model_name!r}, {state})"
 
-    def answer(self, text: str, *, history: Sequence[ChatMessage] = ()) -> str:
-        """The student's answer to one text.
+    def answer(self, text: str, *, history: Sequence[ChatMessage] = ()) -> str | None:
+        """The student's answer to one text; None where it gives none, e.g. cut by ``max_tokens``.
 
         Args:
             text: what the user wrote.
@@ -77,8 +77,8 @@ class Student:
         """
         return self._ask([self._request(text, history)])[0]
 
-    def answer_batch(self, texts: Iterable[str]) -> list[str]:
-        """The student's answers to many texts, in their order, asked together.
+    def answer_batch(self, texts: Iterable[str]) -> list[str | None]:
+        """The student's answers to many texts, in their order, asked together; see `answer`.
 
         Raises:
             ModelError, EngineError: as for `answer`.
@@ -122,7 +122,7 @@ class Student:
             prefill=sampling.prefill or "",
         )
 
-    def _ask(self, requests: "list[Request]") -> list[str]:
+    def _ask(self, requests: "list[Request]") -> list[str | None]:
         from prompt_distillation.engines.event_loop import BackgroundLoop
 
         if self._loop is None:
@@ -134,7 +134,7 @@ class Student:
                 self.close()
             raise
 
-    async def _answers(self, requests: "list[Request]") -> list[str]:
+    async def _answers(self, requests: "list[Request]") -> list[str | None]:
         from prompt_distillation.engines import (
             RequestFailedError,
             engine_options,
@@ -149,10 +149,14 @@ class Student:
                 engine_options(config.model, config.engine, seed=config.sampling.seed),
             )
             self._engine = await self._stack.enter_async_context(opening)
-        answers = [""] * len(requests)
+        answers: list[str | None] = [None] * len(requests)
         async for position, outcome in stream(self._engine, enumerate(requests)):
             if isinstance(outcome, RequestFailedError):
                 raise outcome
-            # A student does not think; one that does anyway is read as everywhere else.
-            answers[position] = outcome.text.rpartition(END_OF_THINKING)[2].strip()
+            answers[position] = extract_answer(
+                outcome.text,
+                finish_reason=outcome.finish_reason,
+                thinking=False,
+                reasoning=outcome.reasoning,
+            ).text
         return answers

@@ -12,7 +12,7 @@ TEXTS = ["Guten Morgen", "Good morning", "Buenos dias"]
 
 
 def test_answers_come_in_the_order_of_the_texts(tiny_models):
-    with Student(tiny_models.student, engine="transformers", max_tokens=4) as student:
+    with Student(tiny_models.student, engine="transformers", max_tokens=400) as student:
         together = student.answer_batch(TEXTS)
         assert together == [student.answer(text) for text in TEXTS]
         assert "on transformers" in repr(student)
@@ -21,7 +21,7 @@ def test_answers_come_in_the_order_of_the_texts(tiny_models):
 
 async def test_it_answers_inside_a_running_event_loop_as_notebooks_have(tiny_models):
     assert asyncio.get_running_loop().is_running()
-    with Student(tiny_models.student, engine="transformers", max_tokens=4) as student:
+    with Student(tiny_models.student, engine="transformers", max_tokens=400) as student:
         assert student.answer_batch([]) == []
         assert isinstance(student.answer("Hello"), str)
 

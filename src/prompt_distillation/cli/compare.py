@@ -14,8 +14,8 @@ DESCRIPTION = """Measure teacher and student side by side: accuracy, tokens, lat
 
 Cells: teacher (prompt, thinking), teacher_direct (prompt, no thinking), student_prompted (before
 distillation, with the prompt), student_before (without it), student (distilled, no prompt).
-The student's labels are scored too: is it right when it is sure, and what does it cost to let the
-teacher answer where it is not?"""
+The student's labels are scored too: how well calibrated they are, and what it costs to ask the
+teacher where the student is not confident."""
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -84,7 +84,7 @@ def _say(text: str) -> None:
 
 
 def _print(record: "Record", evidence: str, *, number: int) -> None:
-    """One input and what speaks against its label; its texts are hostile."""
+    """One input and why its label is doubtful, with control characters escaped."""
     _say(f"\n[{number}] input {record['index'] + 1}: {safe_for_terminal(record['text'])}")
     for turn in record["history"]:
         _say(f"    after {turn['role']}: {safe_for_terminal(turn['content'])}")

@@ -235,7 +235,9 @@ def _conversation_of(
     if turns and turns[-1].get("role") == "assistant":
         answer = turns.pop()["content"]
     if not turns or turns[-1].get("role") != "user":
-        raise InputError(f"{where}: messages must end with a user turn, or a user turn answered")
+        raise InputError(
+            f"{where}: messages must end with a user turn, optionally followed by one answer"
+        )
     return tuple(turns[:-1]), turns[-1]["content"], answer
 
 

@@ -231,7 +231,7 @@ def _loading(name: str, base: str, *, is_adapter: bool) -> str:
 
 
 def _making(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """The sections on the data, the settings, and what training came to."""
+    """The sections on the data, the settings, and the result of training."""
     counts, name = manifest["counts"], Path(manifest["config"]["train_file"]).name
     yield "## Data"
     yield (

@@ -21,9 +21,7 @@ from jinja2 import TemplateError
 
 from prompt_distillation.engines.base import EngineOptions, Request, RequestFailedError
 from prompt_distillation.errors import ModelError
-from prompt_distillation.tasks import END_OF_THINKING, ChatMessage
-
-START_OF_THINKING = "<think>"
+from prompt_distillation.tasks import END_OF_THINKING, START_OF_THINKING, ChatMessage
 
 # Below this, encoding is cheaper than looking for what is shared.
 SHORTEST_SHARED_CHARACTERS = 256

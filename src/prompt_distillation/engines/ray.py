@@ -292,8 +292,8 @@ class RayEngine:
         reason = str(error)
         if not self._replacements_left:
             raise EngineError(
-                f"{REPLACEMENTS_PER_WORKER * self._count + 1} times a worker on Ray died, the last "
-                f"time: {reason}; fix that, then run the same command again to continue"
+                f"Ray workers died {REPLACEMENTS_PER_WORKER * self._count + 1} times, the last "
+                f"time because: {reason}; fix the cause, then run the same command again to continue"
             ) from error
         self._replacements_left -= 1
         logger.warning(

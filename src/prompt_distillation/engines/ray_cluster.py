@@ -77,7 +77,7 @@ def plan_workers(
         if largest < size:
             raise EngineError(
                 f"--tensor_parallel_size is {size}, but no machine of the Ray cluster has more "
-                f"than {largest} GPU(s); pass at most that, or ask for the CPU"
+                f"than {largest} GPU(s); pass at most that"
             )
         room = sum(machine.gpus // size for machine in machines)
         _tell_of_missing_room(workers, room)
@@ -282,7 +282,7 @@ class EngineWorker:
 
 
 def _keep_to_share(share: int, shares: int) -> None:
-    """Leave the other cores, and the other shares of vLLM's memory, to this machine's others."""
+    """Restrict this worker to its share of the machine's cores and of vLLM's memory."""
     cores = share_cores(shares).split("|")[share]
     if not cores:  # fewer cores than workers: they have to share
         return

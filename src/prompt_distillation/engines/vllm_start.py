@@ -19,7 +19,7 @@ from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.engines.vllm import VllmEngine, Watchdog
 from prompt_distillation.errors import EngineError
 from prompt_distillation.machine import choose_device, memory_bytes, share_cores
-from prompt_distillation.tasks import END_OF_THINKING
+from prompt_distillation.tasks import END_OF_THINKING, START_OF_THINKING
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def live_adapter(adapter: Path, *, device: str) -> LiveAdapter | None:
     try:
         PEFTHelper.from_dict(config).validate_legal(LoRAConfig(max_lora_rank=max_rank))
         if experts and experts != {"gate_up_proj", "down_proj"}:
-            raise ValueError(f"of the experts, it changes only {', '.join(sorted(experts))}")
+            raise ValueError(f"it adapts only {', '.join(sorted(experts))} of the experts")
     except ValueError as error:
         logger.info("vLLM cannot apply the adapter %s itself: %s", adapter, error)
         return None
@@ -220,7 +220,7 @@ def _engine_arguments(
         # winds its generator back, which only CUDA's can do (gpu_model_runner.py, `set_offset`).
         "enable_chunked_prefill": False if device == "cpu" else None,
         "reasoning_config": ReasoningConfig(
-            reasoning_start_str="<think>", reasoning_end_str=END_OF_THINKING
+            reasoning_start_str=START_OF_THINKING, reasoning_end_str=END_OF_THINKING
         ),
         "use_tqdm_on_load": False,
     }

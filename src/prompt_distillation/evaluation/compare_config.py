@@ -55,7 +55,7 @@ class CostConfig(Settings):
         given = [price is not None for price in tokens]
         if not all(given) and (any(given) or self.teacher_price_cached is not None):
             raise ConfigError(
-                "prices per token belong together: --teacher_price_in, --teacher_price_out, "
+                "pass all four prices per token or none: --teacher_price_in, --teacher_price_out, "
                 "--student_price_in and --student_price_out"
             )
         if self.price_per_hour == 0 or (all(given) and not any(tokens[:2])):

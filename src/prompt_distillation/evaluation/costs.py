@@ -174,7 +174,7 @@ def _warn_of_other_runs(path: Path) -> None:
     if made < of:
         logger.warning(
             "%s is of a run that made %d of %d requests (it was resumed, or merged shards): the "
-            "hours of the others are not on the bill; see --training_cost.",
+            "cost of the other requests is not included; see --training_cost.",
             path, made, of,
         )  # fmt: skip
 
@@ -187,5 +187,5 @@ def _seconds_of(path: Path, *keys: str) -> float:
             fields = fields[key]
         return float(fields["seconds"])
     except (InputError, KeyError, TypeError, ValueError):
-        logger.warning("%s does not say how long it took: its hours are not on the bill.", path)
+        logger.warning("%s does not say how long it took: its cost is not included.", path)
         return 0.0

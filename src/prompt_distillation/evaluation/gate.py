@@ -1,4 +1,4 @@
-"""The gate for deployment: is this model good enough, and is it sure that it is not?
+"""The deployment gate: does a model meet the thresholds, and if not, is the shortfall significant?
 
 A drop is judged on the inputs that both results share, by McNemar's exact test. A drop that is
 larger than allowed but not significant is neither a pass nor a failure: it is undecided.

@@ -213,7 +213,7 @@ def write_dataset(
     labels: Iterable[str],
     make_manifest: MakeManifest,
 ) -> Counts:
-    """Write all files; the dataset itself appears last, so that it is there means all are.
+    """Write all files; the dataset is renamed into place last, so where it exists, all do.
 
     Args:
         paths: where they go.

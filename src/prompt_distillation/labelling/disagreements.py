@@ -1,4 +1,4 @@
-"""Labels that something speaks against, and what a person decided about them.
+"""Doubtful labels, and what a person decided about them.
 
 ``NAME.corrections.jsonl`` holds one object a line: ``text``, ``answer``, and ``history`` where the
 input has one. It applies to every input with the same text (and its normalised duplicates), under
@@ -30,7 +30,7 @@ NEAR = 0.8
 
 
 class DisagreementKind(StrEnum):
-    """What speaks against a label."""
+    """Why a label is doubtful."""
 
     VOTES = "votes"
     GOLD = "gold"
@@ -43,7 +43,7 @@ class Disagreement:
     """One input to check by hand.
 
     Attributes:
-        kind: what speaks against its label.
+        kind: why its label is doubtful.
         evidence: the same in words.
     """
 
@@ -79,7 +79,7 @@ def _disagreements_of(kind: DisagreementKind, records_path: Path) -> Iterator[Di
 
 
 def _evidence(record: Record, kind: DisagreementKind) -> str | None:
-    """What speaks against one record's label by itself; None if nothing does."""
+    """Why the label of one record is doubtful by itself; None if it is not."""
     votes = record["votes"]
     if kind is DisagreementKind.VOTES and len(votes) > 1:
         return "votes: " + ", ".join(f"{label} {count}" for label, count in votes.items())

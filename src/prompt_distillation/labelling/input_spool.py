@@ -187,12 +187,12 @@ def _refuse_one_sided(config: LabelConfig, inputs: InputSpool) -> None:
         raise InputError(
             f"all {inputs.count} inputs of {config.input_file} are held out ({which}; they are "
             f"{inputs.groups} groups, and a split never cuts a group), so nothing is left to train "
-            "on; bring inputs of more groups, or pass --held_out 0"
+            "on; add inputs from more groups, or pass --held_out 0"
         )
     if inputs.held_out == 0 and config.held_out:
         logger.warning(
-            "nothing is held out to evaluate on: the inputs are %d groups and --held_out is %g; "
-            "bring inputs of more groups, or label with a larger --held_out",
+            "none of the %d groups of inputs is held out at --held_out %g, so nothing is left to "
+            "evaluate on; add inputs from more groups, or label with a larger --held_out",
             inputs.groups,
             config.held_out,
         )

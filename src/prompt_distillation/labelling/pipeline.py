@@ -59,7 +59,7 @@ State = Literal["written", "finished before", "shard labelled", "dry run"]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelResult:
-    """What labelling came to.
+    """The result of labelling.
 
     Attributes:
         dataset: the chat rows to train on; its other files are beside it.

@@ -1,4 +1,4 @@
-"""How far the labelling is, and what it came to, for a person to read."""
+"""Progress and summary of a labelling run, for a person to read."""
 
 import logging
 import time

@@ -152,8 +152,8 @@ class EarlierRun:
     def is_finished(self, settings: Mapping[str, object], *, model: str, overwrite: bool) -> bool:
         """Whether the dataset of ``settings`` is there, whole; False if it may be written.
 
-        A dataset with inputs that failed for want of an engine is never finished: asking for it
-        again asks for those again.
+        A dataset is not finished while inputs failed because of engine errors: the next run asks
+        for those again.
 
         Args:
             settings: from `dataset_settings`.
@@ -253,8 +253,11 @@ def tell_what_is_kept(journal: Journal, identity: Mapping[str, object]) -> None:
     """Say which completions of earlier settings are in the journal, and why they do not count."""
     for earlier, count in journal.earlier_settings():
         logger.warning(
-            "the journal holds %d completions of other settings (%s); they are kept, not used: %s",
+            "%d completions in the journal were made with other settings (%s); they are kept "
+            "but not used: %s",
             count,
             "; ".join(describe_changes(earlier, identity)),
-            "all inputs are labelled again" if not len(journal) else "the others are",
+            "all inputs are labelled again"
+            if not len(journal)
+            else "their inputs are labelled again",
         )

@@ -42,7 +42,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What the votes of one input came to.
+    """The result of the votes on one input.
 
     Attributes:
         answer: the label or text; None if there is none.
@@ -71,7 +71,7 @@ class _Vote:
 
     @property
     def result(self) -> ReadAttempt:
-        """What the vote came to: its last attempt.
+        """The result of the vote: its last attempt.
 
         A retry may ask for more tokens than a server has room for: then the attempt before it
         says why there is no answer.

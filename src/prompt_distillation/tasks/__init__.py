@@ -1,9 +1,12 @@
 """What is distilled: a prompt, its labels if there are any, and how an answer is read."""
 
-from prompt_distillation.tasks.kinds import Answer, AnswerKind, RejectReason
-from prompt_distillation.tasks.task import (
+from prompt_distillation.tasks.answer_extraction import (
     END_OF_THINKING,
     START_OF_THINKING,
+    extract_answer,
+)
+from prompt_distillation.tasks.kinds import Answer, AnswerKind, RejectReason
+from prompt_distillation.tasks.task import (
     ChatMessage,
     Task,
     load_task,
@@ -17,5 +20,6 @@ __all__ = [
     "ChatMessage",
     "RejectReason",
     "Task",
+    "extract_answer",
     "load_task",
 ]

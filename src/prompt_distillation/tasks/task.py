@@ -20,15 +20,12 @@ from typing import Any, Literal, TypedDict
 
 from prompt_distillation.errors import TaskError
 from prompt_distillation.examples import find_example
+from prompt_distillation.tasks.answer_extraction import extract_answer
 from prompt_distillation.tasks.classification import read_classification
 from prompt_distillation.tasks.free_text import read_free_text
 from prompt_distillation.tasks.json_object import read_json_kind
-from prompt_distillation.tasks.kinds import Answer, AnswerKind, RejectReason
-from prompt_distillation.tasks.patterns import without_half_characters
+from prompt_distillation.tasks.kinds import Answer, AnswerKind
 from prompt_distillation.yaml_files import read_yaml_mapping
-
-START_OF_THINKING = "<think>"
-END_OF_THINKING = "</think>"
 
 KINDS: Mapping[str, Callable[[Mapping[str, Any], Path], AnswerKind]] = {
     "classification": read_classification,
@@ -90,33 +87,20 @@ class Task:
     def parse(
         self, text: str, *, finish_reason: str, thinking: bool, reasoning: str | None = None
     ) -> Answer:
-        """Read the answer out of one completion.
-
-        The answer is what follows the last ``</think>``. Reasoning is never searched for a label.
+        """Read the answer out of one completion: cut it out, then read it by the kind's rule.
 
         Args:
             text: the completion, special tokens that mark a turn's end already gone.
-            finish_reason: the engine's word; ``"length"`` means the answer was cut off.
-            thinking: whether the model reasons first, so that a text without ``</think>`` is all
-                reasoning. A text that opens with ``<think>`` is that in any case; where a server
-                delivers ``reasoning`` apart, a text without ``</think>`` is the answer.
+            finish_reason: why the engine stopped; ``"length"`` means the answer was cut off.
+            thinking: whether the model reasons first; see `extract_answer`.
             reasoning: the reasoning, where the engine delivers it in a field of its own.
         """
-        text = without_half_characters(text)
-        before, mark, answer = text.rpartition(END_OF_THINKING)
-        before = (before if mark else text).strip().removeprefix(START_OF_THINKING).strip()
-        if mark:
-            reasoning = before if reasoning is None else f"{reasoning}\n{before}".strip()
-        elif reasoning is None and (thinking or text.lstrip().startswith(START_OF_THINKING)):
-            cut = finish_reason == "length"
-            reason = RejectReason.LENGTH if cut else RejectReason.NO_END_OF_THINKING
-            return Answer(reasoning=before, reject_reason=reason)
-        if finish_reason == "length":
-            return Answer(reasoning=reasoning, reject_reason=RejectReason.LENGTH)
-        answer = answer.strip()
-        if not answer:
-            return Answer(reasoning=reasoning, reject_reason=RejectReason.EMPTY)
-        return replace(self.answers.read(answer), reasoning=reasoning)
+        cut = extract_answer(
+            text, finish_reason=finish_reason, thinking=thinking, reasoning=reasoning
+        )
+        if cut.text is None:
+            return cut
+        return replace(self.answers.read(cut.text), reasoning=cut.reasoning)
 
     def require_answer(self, text: str, *, where: str) -> str:
         """The canonical form of an answer that stands alone, such as a gold label.

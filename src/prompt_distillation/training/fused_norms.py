@@ -15,7 +15,7 @@ from torch.nn import functional
 def fuse_norms(model: Any) -> int:
     """Let the RMSNorms of a model compute in one kernel; returns how many there are.
 
-    A module is taken for one by what it computes: it is asked, once a class and width.
+    RMSNorms are recognised by what they compute, tried once per class and width.
     """
     same: dict[tuple[type, torch.Size], bool] = {}
     fused = 0

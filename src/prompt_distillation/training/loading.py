@@ -227,8 +227,8 @@ def load_student(config: TrainConfig, options: Mapping[str, Any], *, on_gpu: boo
     own = dict(options.get("model_init_kwargs") or {})
     if config.four_bit.load_in_4bit and "quantization_config" in own:
         raise ConfigError(
-            "--model_init_kwargs names a quantization_config, and --load_in_4bit is one; leave "
-            "out one of the two"
+            "--model_init_kwargs sets a quantization_config, which conflicts with --load_in_4bit; "
+            "remove one of the two"
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(name, **(arguments | own))

@@ -61,7 +61,7 @@ class HeldOutAccuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run came to.
+    """The result of a training run.
 
     Attributes:
         output_dir: the trained model.

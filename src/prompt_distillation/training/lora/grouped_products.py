@@ -88,8 +88,8 @@ class FrozenStack(NamedTuple):
         stack = getattr(self.module, self.name)
         if stack.requires_grad:
             raise NotImplementedError(
-                f"{self.name} is trained itself, and gets no gradient beside an adapter on "
-                "activations; pass --expert_lora folded"
+                f"{self.name} is trainable, but --expert_lora activations computes no gradient for "
+                "base weights; pass --expert_lora folded"
             )
         return stack if self.module.is_transposed else stack.transpose(1, 2)
 

@@ -77,9 +77,9 @@ class MemoryEstimate:
 
     @property
     def total(self) -> float:
-        """The peak: what lasts, and the larger of a backward pass's two ends.
+        """The peak: what lasts, plus the larger of the start and the end of a backward pass.
 
-        In between, activations go as gradients come.
+        In between, activations are freed as gradients are allocated.
         """
         lasting = self.weights + self.adapters + self.optimizer + self.context
         momentary = self.experts + self.dequantised

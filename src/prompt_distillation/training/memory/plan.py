@@ -352,7 +352,7 @@ WAYS: tuple[Way, ...] = (
 def propose(
     run: PreparedRun, total: Callable[[PreparedRun], float], *, limit: float
 ) -> tuple[list[str], float] | None:
-    """The known ways, one on top of the other until the run fits, less those it fits without.
+    """Add memory-saving flags one by one until the run fits, then drop those it fits without.
 
     Args:
         run: that does not fit.

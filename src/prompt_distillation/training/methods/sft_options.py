@@ -213,7 +213,9 @@ def build_sft_config(values: Mapping[str, Any]) -> Any:
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"SFTConfig refuses the options: {error}") from error
     if "paged" in config.optim and config.device.type == "cpu":
-        logger.info("--optim %s: there is nothing to page on a CPU, it stays", config.optim)
+        logger.info(
+            "--optim %s: a paged optimizer pages nothing on a CPU; used as it is", config.optim
+        )
         # bitsandbytes says it at the first step, once for each kind of tensor (0.50.2).
         warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
     return config

@@ -109,7 +109,7 @@ def check_launcher() -> None:
     ):
         if os.environ.get(variable, "false").lower() in {"true", "1"}:
             raise ConfigError(
-                f"--load_in_4bit does not work with {name}, which cuts or sends round the base "
+                f"--load_in_4bit does not work with {name}, which shards or broadcasts the base "
                 "weights; use DDP (recipes/accelerate/ddp.yaml), where each GPU holds the 4-bit "
                 "base, or leave --load_in_4bit out"
             )
