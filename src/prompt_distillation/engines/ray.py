@@ -293,7 +293,7 @@ class RayEngine:
         if not self._replacements_left:
             raise EngineError(
                 f"Ray workers died {REPLACEMENTS_PER_WORKER * self._count + 1} times, the last "
-                f"time because: {reason}; fix the cause, then run the same command again to continue"
+                f"because: {reason}; fix the cause, then run the same command again to continue"
             ) from error
         self._replacements_left -= 1
         logger.warning(
