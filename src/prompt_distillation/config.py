@@ -400,6 +400,10 @@ def _text(value: Any, *, name: str) -> str:
         raise ConfigError(f"--{name} is empty; it needs a value")
     if "\0" in text:
         raise ConfigError(f"--{name} holds a NUL character; remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"--{name} is {text[:60]!a}, which is not UTF-8; correct it") from error
     return text
 
 

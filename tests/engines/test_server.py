@@ -212,7 +212,8 @@ async def test_half_a_character_becomes_one_that_can_be_written() -> None:
     for answer in (fixed(200, chat_completion("e\ud800n")), streamed(
         piece("e\ud800n", finish_reason="stop"), USAGE, "[DONE]"
     )):  # fmt: skip
-        assert (await complete_one(answer)).text == "e\ufffdn"
+        made = await complete_one(answer)
+        assert (made.text, made.repaired) == ("e\ufffdn", True)
     with pytest.raises(RequestRefusedError) as caught:
         await complete_one(fixed(400, b'{"error": {"message": "bad \\ud800 \\u001b[31m text"}}'))
     assert str(caught.value).encode().isascii()

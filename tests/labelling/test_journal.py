@@ -4,10 +4,11 @@ import logging
 import pytest
 from labelling.scripted import answer, completion
 
-from prompt_distillation.labelling.journal import Attempt, is_journal, open_journal
+from prompt_distillation.labelling.journal import Attempt, digest_of, is_journal, open_journal
 
 IDENTITY: dict[str, object] = {"model": "teacher", "seed": 0}
 KEY = bytes(range(16))
+SETTINGS = {"settings": digest_of(IDENTITY), "identity": IDENTITY}
 
 
 def attempt(text: str = "fr", **places) -> Attempt:
@@ -132,6 +133,7 @@ def test_journals_of_other_shards_are_read(tmp_path):
         {"key": 5},
         {"vote": None},
         {"text": None},
+        {"finish_reason": "what"},
         {"prompt_tokens": "many"},
         {"reasoning": 5},
         {"error": None},
@@ -144,7 +146,7 @@ def test_json_of_somebody_else_is_passed_over_like_a_damaged_line(tmp_path, capl
         journal.append(bytes(16), attempt())
     settings, first, second = path.read_bytes().splitlines(keepends=True)
     changed = json.dumps(json.loads(first) | change).encode() + b"\n"
-    path.write_bytes(settings + changed + b'[1]\n{"settings": 1}\n' + second)
+    path.write_bytes(settings + changed + b'[1]\n{"settings": "abc", "identity": {}}\n' + second)
     with open_journal(IDENTITY, writable=path, others=[]) as journal:
         assert KEY not in journal
         assert journal.attempts(bytes(16)) == [attempt()]
@@ -158,7 +160,7 @@ def test_json_of_somebody_else_is_passed_over_like_a_damaged_line(tmp_path, capl
         (b"no JSON at all", False),
         (b'{"sett', True),
         (b"\0\0\0\n", True),
-        (b'#damaged\n{"settings": "abc", "identity": {}}\n', True),
+        (b"#damaged\n" + json.dumps(SETTINGS).encode() + b"\n", True),
     ],
 )
 def test_a_file_of_somebody_else_is_no_journal(tmp_path, content, ours):

@@ -1,5 +1,6 @@
 """Labelling from inputs to files, with a scripted teacher."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -356,7 +357,7 @@ def test_nothing_held_out_is_told_while_it_can_be_mended(tmp_path, caplog, held_
     source = tmp_path / "inputs.jsonl"
     result, _ = run_label(tmp_path, teacher, held_out=held_out, input_file=source)
     assert (result.counts.held_out > 0) is (held_out == 0.5)
-    assert ("8 groups and --held_out is 0.01" in caplog.text) is warned
+    assert ("none of the 8 groups of inputs is held out" in caplog.text) is warned
 
 
 def test_one_group_held_out_of_one_is_told_before_anything_is_paid_for(tmp_path):
@@ -446,7 +447,7 @@ def test_half_characters_in_answers_and_errors_cost_nothing(tmp_path):
     def reply(request):
         if request.messages[-1]["content"].endswith("3"):
             raise RequestFailedError("the server said \ud800")
-        return completion("hm \udc00</think>fine \ud83d")
+        return dataclasses.replace(completion("hm</think>fine \ufffd"), repaired=True)
 
     result, _ = run_label(tmp_path, ScriptedEngine(reply), task=task, held_out=0.0)
     assert (result.counts.train, result.counts.repaired) == (9, 9)

@@ -76,6 +76,7 @@ class Completion:
         seconds: from submission to the last token, queueing included.
         first_token_seconds: from submission to the first token; None if unknown.
         reasoning: the reasoning, where a server delivers it apart from ``text``.
+        repaired: whether half characters (lone surrogates) in them were replaced.
     """
 
     text: str
@@ -86,6 +87,7 @@ class Completion:
     cached_tokens: int | None = None
     first_token_seconds: float | None = None
     reasoning: str | None = None
+    repaired: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

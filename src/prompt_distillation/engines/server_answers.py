@@ -110,15 +110,18 @@ class Answer:
             self.notes.append("it does not tell how many tokens it used; they are counted as 0")
         details = _optional(usage, "prompt_tokens_details", dict) or {}
         # Empty where a reasoning was cut before the answer began.
+        text, text_changed = encodable("".join(self._text))
+        reasoning, reasoning_changed = encodable("".join(self._reasoning))
         return Completion(
-            text=encodable("".join(self._text))[0],
+            text=text,
             finish_reason=self._finished(completion_tokens or 0),
             prompt_tokens=prompt_tokens or 0,
             completion_tokens=completion_tokens or 0,
             cached_tokens=_optional(details, "cached_tokens", int),
             seconds=seconds,
             first_token_seconds=self.first_token_seconds,
-            reasoning=encodable("".join(self._reasoning))[0] or None,
+            reasoning=reasoning or None,
+            repaired=text_changed or reasoning_changed,
         )
 
     def _finished(self, completion_tokens: int) -> FinishReason:

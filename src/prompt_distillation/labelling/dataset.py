@@ -199,7 +199,7 @@ def _output(read: ReadAttempt) -> RecordedOutput:
     row["finish_reason"] = attempt.completion.finish_reason
     row["completion_tokens"] = attempt.completion.completion_tokens
     row["seconds"] = attempt.completion.seconds
-    if attempt.repaired:
+    if attempt.completion.repaired:
         row["repaired"] = True
     return row
 

@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 
 from prompt_distillation.data.splits import KEY_BYTES
-from prompt_distillation.engines.base import Completion
+from prompt_distillation.engines.base import Completion, FinishReason
 from prompt_distillation.errors import OutputWriteError
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ class Attempt:
         temperature: it was drawn with.
         max_tokens: it was allowed.
         refused: whether the engine would not take the request, and never will.
-        repaired: whether the engine's text held half characters, which were replaced.
     """
 
     vote: int
@@ -50,11 +49,10 @@ class Attempt:
     completion: Completion | None = None
     error: str | None = None
     refused: bool = False
-    repaired: bool = False
 
 
 _COMPLETION = tuple(field.name for field in fields(Completion))
-_PLAIN = ("vote", "attempt", "temperature", "max_tokens", "error", "refused", "repaired")
+_PLAIN = ("vote", "attempt", "temperature", "max_tokens", "error", "refused")
 
 
 def _row_of(key: bytes, attempt: Attempt) -> dict[str, Any]:
@@ -277,6 +275,8 @@ def is_journal(path: Path) -> bool:
     return False
 
 
+_FINISH_REASONS = get_args(FinishReason)
+
 _Kinds = dict[str, type | tuple[type, ...]]
 
 _FAILURE_KINDS: _Kinds = {
@@ -309,14 +309,13 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         if not isinstance(row, dict):
             return None
         if "key" not in row:
-            is_ours = isinstance(row.get("settings"), str) and isinstance(row.get("identity"), dict)
-            return row if is_ours else None
+            return row if digest_of(row["identity"]) == row["settings"] else None
         if len(bytes.fromhex(row["key"])) != KEY_BYTES:
             return None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, KeyError):
         return None
     kinds = _FAILURE_KINDS if "error" in row else _COMPLETION_KINDS
     is_ours = all(isinstance(row.get(name), kind) for name, kind in kinds.items()) and all(
         isinstance(row[name], kind) for name, kind in _OPTIONAL_KINDS.items() if name in row
     )
-    return row if is_ours else None
+    return row if is_ours and row.get("finish_reason", "stop") in _FINISH_REASONS else None

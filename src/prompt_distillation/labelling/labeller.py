@@ -1,7 +1,6 @@
 """The work itself: keep the teacher busy until every input has its verdict."""
 
 import asyncio
-import dataclasses
 import hashlib
 import itertools
 import time
@@ -10,7 +9,6 @@ from contextlib import AbstractAsyncContextManager, aclosing
 
 from prompt_distillation.data.text import encodable
 from prompt_distillation.engines import (
-    Completion,
     Engine,
     Request,
     RequestFailedError,
@@ -137,11 +135,11 @@ class Labeller:
         self, engine: Engine, slots: asyncio.Semaphore, item: WorkItem, step: Step
     ) -> ReadAttempt:
         """One completion, in the journal before it is returned."""
-        completion, error, refused, repaired = None, None, False, False
+        completion, error, refused = None, None, False
         request = self._request(item, step)
         async with slots:
             try:
-                completion, repaired = _repair(await engine.complete(request))
+                completion = await engine.complete(request)
             except RequestFailedError as failure:
                 error, _ = encodable(str(failure))
                 refused = isinstance(failure, RequestRefusedError)
@@ -154,7 +152,6 @@ class Labeller:
             completion=completion,
             error=error,
             refused=refused,
-            repaired=repaired,
         )
         self._journal.append(item.key, made)
         return self._votes.read(made)
@@ -174,15 +171,6 @@ class Labeller:
             ),
             prefill=sampling.prefill or "",
         )
-
-
-def _repair(completion: Completion) -> tuple[Completion, bool]:
-    """A completion that can be written: a server's JSON may hold half characters."""
-    text, text_changed = encodable(completion.text)
-    reasoning, reasoning_changed = encodable(completion.reasoning or "")
-    if not text_changed and not reasoning_changed:
-        return completion, False
-    return dataclasses.replace(completion, text=text, reasoning=reasoning or None), True
 
 
 def request_seed(seed: int, key: bytes, *, vote: int, attempt: int) -> int:

@@ -173,7 +173,7 @@ def summary_lines(counts: Counts, *, rejects: Path) -> list[str]:
     if counts.corrected:
         lines.append(f"corrected   {counts.corrected:,} answers by a person")
     if counts.repaired:
-        lines.append(f"repaired    {counts.repaired:,} answers with broken characters (now U+FFFD)")
+        lines.append(f"repaired    {counts.repaired:,} answers held half characters, now U+FFFD")
     lines.append(
         f"requests    {counts.requests:,}, {counts.retries:,} of them retries; tokens in "
         f"{counts.prompt_tokens:,} ({counts.cached_tokens:,} from the prefix cache), out "
