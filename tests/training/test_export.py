@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from training.tiny_student import build_student, write_rows
-from transformers import AutoModelForCausalLM
+from training.families import build_family
+from training.tiny_student import build_student, build_tokenizer, write_rows
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prompt_distillation.cli.train import main as train
-from prompt_distillation.training.export import ExportConfig, _needs_gpu
+from prompt_distillation.training.export import (
+    ExportConfig,
+    _needs_gpu,
+    write_older_keys,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,6 +112,92 @@ def test_an_adapter_without_effect_is_not_exported(adapter, student, tmp_path):
     assert "'base' and 'base + adapter' should differ" in done.stderr
     assert not (tmp_path / "exported").exists()
     assert json.loads((dead / "adapter_config.json").read_text())["r"] == 16
+
+
+YARN = {
+    "rope_type": "yarn", "rope_theta": 5e6, "factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+SLIDING = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+}
+OLDER = {
+    "qwen3_moe": (
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}},
+        {"rope_theta": 5e6, "num_experts": 4, "num_local_experts": 4, "torch_dtype": "float32"},
+    ),
+    "qwen3": (
+        {"rope_parameters": YARN},
+        {
+            "rope_theta": 5e6,
+            "rope_scaling": {key: value for key, value in YARN.items() if key != "rope_theta"},
+        },
+    ),
+    "gemma3": (
+        {"rope_parameters": SLIDING},
+        {
+            "rope_theta": 5e5, "rope_local_base_freq": 2e4,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        },
+    ),
+}  # fmt: skip
+
+
+def older_checkpoint(family, folder):
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    model = build_family(family, vocab_size=len(tokenizer), **OLDER[family][0]).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_older_keys(folder)
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("family", OLDER)
+def test_an_export_has_the_settings_that_older_readers_look_for(family, tmp_path):
+    model, tokenizer = older_checkpoint(family, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert OLDER[family][1].items() <= config.items()
+    names = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert names["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert names["additional_special_tokens"] == ["<|im_start|>"]
+    assert "extra_special_tokens" not in names
+    # The release that wrote it reads it as before.
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = torch.arange(3, 90)[None]
+    torch.testing.assert_close(again(ids).logits, model(ids).logits)
+    text = "<|im_start|>user\nWo?<|im_end|>"
+    assert AutoTokenizer.from_pretrained(tmp_path).encode(text) == tokenizer.encode(text)
+
+
+READING = """
+import sys, json, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+logits = model(input_ids=torch.arange(3, 90)[None]).logits[0, -1].tolist()
+print(json.dumps([tokenizer.encode("<|im_start|>user\\nWo?<|im_end|>"), logits]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "TRANSFORMERS4_PYTHON" not in os.environ,
+    reason="TRANSFORMERS4_PYTHON names no python of an environment with transformers 4.57",
+)
+@pytest.mark.parametrize("family", OLDER)
+def test_transformers_4_computes_the_same(family, tmp_path):
+    model, tokenizer = older_checkpoint(family, tmp_path)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [os.environ["TRANSFORMERS4_PYTHON"], "-c", READING, tmp_path],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ids, logits = json.loads(done.stdout.splitlines()[-1])
+    assert ids == tokenizer.encode("<|im_start|>user\nWo?<|im_end|>")
+    ours = model(torch.arange(3, 90)[None]).logits[0, -1]
+    torch.testing.assert_close(torch.tensor(logits), ours, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.vllm

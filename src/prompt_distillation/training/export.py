@@ -169,6 +169,7 @@ def _write(
     from prompt_distillation.training.lora import liveness
 
     merge_adapter(base, adapter, partial)
+    write_older_keys(partial)
     scores = _measure(config, base, adapter, partial)
     checks = liveness.check_liveness(scores)
     if on_checks is not None:
@@ -197,6 +198,44 @@ def _write(
         else None,
         needs_gpu=_needs_gpu(config, partial),
     )
+
+
+def write_older_keys(folder: Path) -> None:
+    """Let transformers 4 read a checkpoint that transformers 5 has written, and mean the same.
+
+    Version 5 has new names for some settings. Version 4 looks for the old ones only, and where they
+    are missing takes its defaults in silence: a rope theta of 10,000, for one (vllm#42624). Both
+    are written; version 5 reads either.
+
+    Args:
+        folder: a full model with its tokenizer.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    older: dict[str, Any] = {}
+    rope = config.get("rope_parameters") or {}
+    by_layer = any(isinstance(value, dict) for value in rope.values())
+    whole = rope.get("full_attention", {}) if by_layer else rope
+    if "rope_theta" in whole:
+        older["rope_theta"] = whole["rope_theta"]
+    if whole.get("rope_type", "default") != "default":
+        scaling = {key: value for key, value in whole.items() if key != "rope_theta"}
+        older["rope_scaling"] = scaling
+    if by_layer and "sliding_attention" in rope:  # Gemma 3's name for it
+        older["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    if "num_local_experts" in config:
+        older["num_experts"] = config["num_local_experts"]
+    if "dtype" in config:
+        older["torch_dtype"] = config["dtype"]
+    write_json(path, {**older, **config})
+
+    path = folder / "tokenizer_config.json"
+    tokenizer = read_json(path)
+    if tokenizer.get("tokenizer_class") == "TokenizersBackend":
+        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(tokenizer.get("extra_special_tokens"), list):
+        tokenizer["additional_special_tokens"] = tokenizer.pop("extra_special_tokens")
+    write_json(path, tokenizer)
 
 
 def _measure(config: ExportConfig, base: str, adapter: Path, merged: Path) -> dict[str, Any]:

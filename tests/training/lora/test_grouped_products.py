@@ -4,11 +4,13 @@ import pytest
 import torch
 from training.devices import GPU
 
+from prompt_distillation.training.lora import grouped_products
 from prompt_distillation.training.lora.grouped_products import (
     AdaptedProduct,
     FrozenStack,
     LowRank,
     group_by_expert,
+    kernel_is_right,
 )
 
 EXPERTS, TOKENS, IN, OUT, RANK = 8, 50, 64, 48, 3
@@ -54,3 +56,22 @@ def test_products_and_gradients_are_those_of_each_expert_alone(device, dtype, to
     for idle in (3, EXPERTS - 1):
         assert not gradients[1].view(EXPERTS, RANK, IN)[idle].any()
         assert not gradients[2].view(OUT, RANK, EXPERTS)[..., idle].any()
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("spoilt", ["nothing", "stack", "rows"])
+def test_a_kernel_that_computes_wrong_products_is_found_and_not_used(
+    device, spoilt, monkeypatch, caplog
+):
+    plain = grouped_products.functional.grouped_mm
+
+    def kernel(left, right, **options):
+        product = plain(left, right, **options)
+        is_spoilt = {"nothing": None, "stack": 3, "rows": 2}[spoilt] == right.dim()
+        return product.flip(-1) if is_spoilt else product
+
+    monkeypatch.setattr(grouped_products.functional, "grouped_mm", kernel)
+    kernel_is_right.cache_clear()
+    assert kernel_is_right(torch.device(device), torch.bfloat16) == (spoilt == "nothing")
+    assert ("computes wrong products" in caplog.text) == (spoilt != "nothing")
+    kernel_is_right.cache_clear()

@@ -5,10 +5,11 @@ import contextlib
 import pytest
 import torch
 from peft import get_peft_model
+from peft.tuners import lora
 from training.tiny_student import build_student
 
 from prompt_distillation.training.lora import linear_lora
-from prompt_distillation.training.lora.adapter import find_targets, lora_config
+from prompt_distillation.training.lora.adapter import adapt, find_targets, lora_config
 from prompt_distillation.training.lora.linear_lora import set_linear_lora
 from prompt_distillation.training.train_config import LoraSettings
 
@@ -132,3 +133,16 @@ def test_adapters_that_are_wrapped_are_left_to_peft(calls):
             module.lora_A["default"].__class__ = Gathering
     step(model)
     assert not calls
+
+
+def test_a_quantised_layer_of_a_users_own_keeps_pefts_wrapper_for_it():
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    model = build_student("qwen3", 400)
+    for layer in model.model.layers:  # a subclass of torch's linear layer
+        old = layer.self_attn.q_proj
+        new = bitsandbytes.nn.Linear4bit(old.in_features, old.out_features, bias=False)
+        layer.self_attn.q_proj = new
+    model.is_loaded_in_4bit = True
+    layers = adapt(model, LORA).get_base_model().model.layers
+    assert isinstance(layers[0].self_attn.q_proj, lora.bnb.Linear4bit)
+    assert type(layers[0].self_attn.k_proj) is linear_lora.Linear

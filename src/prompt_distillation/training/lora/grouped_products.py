@@ -4,12 +4,17 @@ Rows are sorted by expert, so that a group is a range of rows. On a GPU a produc
 (`torch.nn.functional.grouped_mm`), on a CPU a loop over the experts that have rows.
 """
 
+import functools
+import itertools
+import logging
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 from transformers.integrations import moe as _  # noqa: F401  registers transformers' operators
+
+logger = logging.getLogger(__name__)
 
 ALIGNMENT_BYTES = 16
 """Strides that `grouped_mm` takes on a GPU are multiples of it (torch 2.13)."""
@@ -253,4 +258,36 @@ def _has_kernel(rows: torch.Tensor, *widths: int) -> bool:
         rows.is_cuda
         and torch.cuda.get_device_capability(rows.device) >= (8, 0)
         and all(width % step == 0 for width in widths)
+        and kernel_is_right(rows.device, rows.dtype)
     )
+
+
+@functools.cache
+def kernel_is_right(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `grouped_mm` computes what single products compute; tried once a device and dtype.
+
+    On some pairs of GPU and torch it has been seen to be wrong for transposed bfloat16 views
+    (pytorch#186365), which is what stacks of experts are.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    rows, others, stack = draw(48, 64), draw(48, 32), draw(3, 32, 64)
+    bounds = [0, 16, 16, 48]  # one expert without a row
+    ends = torch.tensor(bounds[1:], dtype=torch.int32, device=device)
+    parts = [slice(start, end) for start, end in itertools.pairwise(bounds)]
+    by_stack = functional.grouped_mm(rows, stack.transpose(1, 2), offs=ends)
+    by_rows = functional.grouped_mm(others.transpose(0, 1), rows, offs=ends)
+    expected_by_stack = torch.cat([rows[part] @ stack[i].t() for i, part in enumerate(parts)])
+    expected_by_rows = torch.stack([others[part].t() @ rows[part] for part in parts])
+    for ours, expected in ((by_stack, expected_by_stack), (by_rows, expected_by_rows)):
+        error = (ours.float() - expected.float()).norm() / expected.float().norm()
+        if not error < 10 * torch.finfo(dtype).eps:
+            logger.warning(
+                "grouped_mm of torch %s computes wrong products here (%s, error %.1g): experts "
+                "are computed one by one, which is slower", torch.__version__, dtype, error,
+            )  # fmt: skip
+            return False
+    return True
