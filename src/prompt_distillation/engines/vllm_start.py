@@ -201,7 +201,7 @@ def _engine_arguments(
     options: EngineOptions, live: LiveAdapter | None, *, device: str
 ) -> dict[str, Any]:
     """Keyword arguments of `vllm.AsyncEngineArgs`."""
-    from vllm.config import ReasoningConfig
+    from vllm.config import ReasoningConfig, StructuredOutputsConfig
 
     arguments: dict[str, Any] = {
         "model": options.model,
@@ -221,6 +221,11 @@ def _engine_arguments(
         "enable_chunked_prefill": False if device == "cpu" else None,
         "reasoning_config": ReasoningConfig(
             reasoning_start_str=START_OF_THINKING, reasoning_end_str=END_OF_THINKING
+        ),
+        # JSON without spaces, as a student is trained to write it; free to put spaces anywhere, an
+        # untrained model writes nothing but line feeds.
+        "structured_outputs_config": StructuredOutputsConfig(
+            backend="xgrammar", disable_any_whitespace=True
         ),
         "use_tqdm_on_load": False,
     }

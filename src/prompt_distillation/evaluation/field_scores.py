@@ -44,11 +44,10 @@ class _Tally:
 
     @property
     def shares(self) -> tuple[float, float, float]:
-        """Precision, recall and F1; 1 where there is nothing to be wrong about."""
-        precision = self.correct / self.given if self.given else 1.0
-        recall = self.correct / self.wanted if self.wanted else 1.0
-        total = self.given + self.wanted
-        return precision, recall, 2 * self.correct / total if total else 1.0
+        """Precision, recall and F1; 0 where there is nothing to divide by, as in scikit-learn."""
+        precision = self.correct / self.given if self.given else 0.0
+        recall = self.correct / self.wanted if self.wanted else 0.0
+        return precision, recall, 2 * self.correct / max(self.given + self.wanted, 1)
 
 
 def field_scores(predictions: Sequence[Prediction]) -> FieldScores | None:
