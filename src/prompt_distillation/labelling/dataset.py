@@ -110,7 +110,7 @@ class Counts:
         self.seconds += outcome["seconds"]
 
 
-class Outcomes:
+class Outcomes(Spool):
     """What came of each distinct input, kept until the dataset is written.
 
     Memory: about 100 bytes an input; the texts are spooled to the disk.
@@ -120,16 +120,10 @@ class Outcomes:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._spool = Spool(folder)
+        super().__init__(folder)
         self._numbers: dict[bytes, int] = {}
         self._places = array("Q")
         self._taken = bytearray()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._spool.__exit__()
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._numbers
@@ -141,7 +135,7 @@ class Outcomes:
             OutputWriteError: the disk is full.
         """
         self._numbers[key] = len(self._places)
-        self._places.append(self._spool.append(_outcome(verdict, attempts)))
+        self._places.append(self.append(_outcome(verdict, attempts)))
         self._taken.append(0)
 
     def take(self, key: bytes) -> tuple[dict[str, Any], bool]:
@@ -149,7 +143,7 @@ class Outcomes:
         number = self._numbers[key]
         was_taken = bool(self._taken[number])
         self._taken[number] = 1
-        return self._spool.read(self._places[number]), was_taken
+        return self.read(self._places[number]), was_taken
 
 
 def _outcome(verdict: Verdict, attempts: Sequence[ReadAttempt]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class WorkItem(NamedTuple):
     held_out: bool
 
 
-class InputSpool:
+class InputSpool(Spool):
     """The checked inputs, and their statistics. Use `read_inputs_once`.
 
     Attributes:
@@ -106,19 +106,13 @@ class InputSpool:
     """
 
     def __init__(self) -> None:
-        self._spool = Spool()
+        super().__init__()
         self.count = self.in_shard = self.held_out = self.groups = 0
         self.sha256 = ""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._spool.__exit__()
-
     def __iter__(self) -> Iterator[WorkItem]:
         """All inputs in the order of the file; one iteration at a time."""
-        for index, text, group, gold, history, key, shard, held_out in self._spool:
+        for index, text, group, gold, history, key, shard, held_out in super().__iter__():
             item = Input(index=index, text=text, group=group, gold=gold, history=tuple(history))
             yield WorkItem(item, bytes.fromhex(key), shard, held_out)
 
@@ -132,7 +126,7 @@ class InputSpool:
         chosen = {number * self.count // wanted for number in range(wanted)}
         return [item for position, item in enumerate(self) if position in chosen]
 
-    def read(self, config: LabelConfig, task: Task, *, settings: str) -> None:
+    def fill(self, config: LabelConfig, task: Task, *, settings: str) -> None:
         """Read, check and spool the inputs; see `read_inputs_once`."""
         digest = hashlib.sha256()
         groups: set[str] = set()
@@ -151,7 +145,7 @@ class InputSpool:
                 shard = shard_of(item.text, num_shards=config.num_shards)
             held_out = is_held_out(item.group, share=config.held_out, seed=config.sampling.seed)
             row = (item.index, item.text, item.group, item.gold, item.history, key.hex(), shard)
-            self._spool.append((*row, held_out))
+            self.append((*row, held_out))
             self.count += 1
             self.in_shard += shard == config.shard_index
             self.held_out += held_out
@@ -175,7 +169,7 @@ def read_inputs_once(config: LabelConfig, task: Task, *, settings: str) -> Itera
         TaskError: a gold label that the task does not have.
     """
     with InputSpool() as inputs:
-        inputs.read(config, task, settings=settings)
+        inputs.fill(config, task, settings=settings)
         _refuse_one_sided(config, inputs)
         yield inputs
 

@@ -46,6 +46,7 @@ class Labeller:
     Attributes:
         engine: the name of the engine that was opened; None if none was.
         startup_seconds: until it was ready.
+        requests_made: of the engine.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Labeller:
         self._in_work: set[bytes] = set()
         self.engine: str | None = None
         self.startup_seconds = 0.0
+        self.requests_made = 0
 
     async def label(self, inputs: Iterable[WorkItem], open_teacher: OpenTeacher) -> None:
         """Label ``inputs``, a stream of any length; the teacher is loaded if one needs it.
@@ -154,6 +156,7 @@ class Labeller:
             refused=refused,
         )
         self._journal.append(item.key, made)
+        self.requests_made += 1
         return self._votes.read(made)
 
     def _request(self, item: WorkItem, step: Step) -> Request:

@@ -40,7 +40,6 @@ from prompt_distillation.labelling.labeller import Labeller, OpenTeacher
 from prompt_distillation.labelling.progress import Progress, print_summary
 from prompt_distillation.labelling.run_manifest import (
     EarlierRun,
-    RunCost,
     dataset_settings,
     make_manifest,
     refuse_empty,
@@ -201,7 +200,6 @@ def _label(labelling: _Run, open_teacher: OpenTeacher) -> LabelResult:
             counts = Counts.of(earlier.manifest["counts"])
             return _result(paths, "finished before", counts)
         with _open_journal(labelling) as journal, Outcomes(paths.dataset.parent) as outcomes:
-            found = len(journal)
             labeller, progress = _labeller(labelling, journal, outcomes, total=inputs.in_shard)
             if config.merge:
                 missing = Counter(item.shard for item, _ in labeller.unfinished(inputs))
@@ -225,12 +223,8 @@ def _label(labelling: _Run, open_teacher: OpenTeacher) -> LabelResult:
                     settings=settings,
                     counts=counts,
                     sha256=(sha256, earlier.dataset_sha256),
-                    cost=RunCost(
-                        engine=labeller.engine,
-                        seconds=time.monotonic() - labelling.started,
-                        startup_seconds=labeller.startup_seconds,
-                        requests_made=len(journal) - found,
-                    ),
+                    labeller=labeller,
+                    started=labelling.started,
                 ),
             )
     return _result(paths, "written", counts)

@@ -6,8 +6,9 @@ answer pattern, votes, retries, the held-out share) costs no new completion when
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from prompt_distillation.labelling.disagreements import Corrections
 from prompt_distillation.labelling.input_spool import InputSpool
 from prompt_distillation.labelling.journal import Journal, is_journal
 from prompt_distillation.labelling.label_config import LabelConfig
+from prompt_distillation.labelling.labeller import Labeller
 from prompt_distillation.provenance import model_fingerprint, provenance, sha256_of_file
 from prompt_distillation.tasks import RejectReason, Task
 
@@ -74,16 +76,6 @@ def dataset_settings(
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunCost:
-    """What the run took that wrote the dataset; see `Manifest`."""
-
-    engine: str | None
-    seconds: float
-    startup_seconds: float
-    requests_made: int
-
-
 def make_manifest(
     config: LabelConfig,
     task: Task,
@@ -91,9 +83,20 @@ def make_manifest(
     settings: dict[str, object],
     counts: Counts,
     sha256: tuple[str, str | None],
-    cost: RunCost,
+    labeller: Labeller,
+    started: float,
 ) -> Manifest:
-    """The manifest; ``sha256`` is the dataset's hash, and that of the one it replaces."""
+    """The manifest of a dataset that was just written.
+
+    Args:
+        config: all settings of the run.
+        task: what was asked.
+        settings: from `dataset_settings`.
+        counts: of the dataset.
+        sha256: the dataset's, and that of the one it replaces.
+        labeller: that asked the teacher.
+        started: by `time.monotonic`, in seconds.
+    """
     model = config.model
     return {
         "task": {
@@ -110,10 +113,10 @@ def make_manifest(
         "dataset_sha256": sha256[0],
         "replaced_sha256": sha256[1],
         "counts": counts.as_dict(),
-        "engine": cost.engine,
-        "seconds": round(cost.seconds, 3),
-        "startup_seconds": round(cost.startup_seconds, 3),
-        "requests_made": cost.requests_made,
+        "engine": labeller.engine,
+        "seconds": round(time.monotonic() - started, 3),
+        "startup_seconds": round(labeller.startup_seconds, 3),
+        "requests_made": labeller.requests_made,
         "settings": settings,
         "config": flat(config),
         "provenance": provenance(),
