@@ -16,7 +16,7 @@ Write a folder to start from: task.yaml, prompt.md, a few inputs, and a recipe f
 
   prompt-distillation init mine --kind classification"""
 
-INPUTS = {"classification": "inputs.csv", "text": "inputs.txt"}
+INPUTS = {"classification": "inputs.csv", "text": "inputs.txt", "json": "inputs.csv"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,9 @@ class InitConfig(Settings):
     """Settings of `init`."""
 
     folder: Path | None = option(None, "the folder to write; the first argument without a flag")
-    kind: Literal["classification", "text"] = option("classification", "kind of the answers")
+    kind: Literal["classification", "text", "json"] = option(
+        "classification", "kind of the answers"
+    )
 
 
 def main(argv: Sequence[str]) -> int | None:
