@@ -76,12 +76,17 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def chosen(only: Sequence[str]) -> list[Case]:
-    """The cases whose group, or the start of whose full name, is asked for; all if none is."""
+    """The cases of a group, of a full name, or whose name starts like this; all if none is."""
+    if not only:
+        return list(ALL_CASES)
+    names = {f"{case.group}/{case.name}" for case in ALL_CASES}
+    starts = tuple(part for part in only if part not in names)
     return [
         case
         for case in ALL_CASES
-        if not only
-        or any(case.group == part or f"{case.group}/{case.name}".startswith(part) for part in only)
+        if (name := f"{case.group}/{case.name}") in only
+        or case.group in only
+        or name.startswith(starts)
     ]
 
 

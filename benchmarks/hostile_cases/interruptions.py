@@ -347,9 +347,9 @@ def _killed_at(number: int, how: signal.Signals) -> Act:
             "--held_out=0.3",
         ]
         running = trial.start("create_data", *own, *flags)
-        require(running.wait_for(lambda: len(server.asked) > number, 30.0), "it did not start")
+        require(running.wait_for(lambda: len(server.asked) > number, 90.0), "it did not start")
         running.signal(how)
-        require(running.wait(15.0), f"{how.name} did not end it in 15 s")
+        require(running.wait(60.0), f"{how.name} did not end it in 60 s")
         if how != signal.SIGKILL:
             trial.finish(running, codes=(130,))
         asked = len(server.asked)
@@ -371,9 +371,9 @@ def _evaluation_stopped(how: signal.Signals) -> Act:
             "evaluate", "--engine=server", f"--server_url={server.url}", "--model_path=m",
             "--test_file=in.txt", "--split=all", "--output_file=result.json", TASK,
         )  # fmt: skip
-        require(running.wait_for(lambda: server.asked, 30.0), "it did not start")
+        require(running.wait_for(lambda: server.asked, 90.0), "it did not start")
         running.signal(how)
-        trial.finish(running, codes=(130, 143, -how), seconds=15.0)
+        trial.finish(running, codes=(130, 143, -how), seconds=60.0)
         require(not (trial.folder / "result.json").exists(), "half a result was written")
 
     return act
@@ -387,7 +387,7 @@ def _training_stopped(how: signal.Signals) -> Act:
         done = trial.folder / "run/checkpoint-2/trainer_state.json"
         require(running.wait_for(done.exists, 60.0), "it did not start")
         running.signal(how)
-        trial.finish(running, codes=(130, 143, -how), seconds=20.0)
+        trial.finish(running, codes=(130, 143, -how), seconds=60.0)
         finished = (trial.folder / "run/training_manifest.json").exists()
         require(not finished, "an interrupted run says that it is finished")
 
@@ -496,4 +496,4 @@ def _stopped_if_it_runs(trial: Trial, running: Any, name: str) -> Outcome:
     """A size that only takes time may run: it is interrupted, and that must work."""
     if not running.ended.wait(15.0):
         running.signal(signal.SIGINT)
-    return trial.finish(running, codes=(130,), seconds=20.0)
+    return trial.finish(running, codes=(130,), seconds=60.0)

@@ -146,7 +146,8 @@ class Launcher:
         self._count = 0
         if not ours.recv(4096):
             raise RuntimeError("the host that forks commands did not start; see its output above")
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,6 +156,8 @@ class Launcher:
             running.kill_group()
         self._connection.shutdown(socket.SHUT_WR)
         self._process.wait(30)
+        self._listener.join(10)
+        self._connection.close()
 
     def fork(self, order: Order) -> Running:
         """Start a command as a child of the warm host: a tenth of a second, not several."""

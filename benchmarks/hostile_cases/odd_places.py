@@ -125,7 +125,8 @@ def _odd_input(command: str, make: Callable[[Trial], None]) -> Act:
         if command == "evaluate":
             flags += ["--model_path=none", f"--base_model={trial.things.student}", "--split=all"]
         terminal = command == "review_labels"
-        trial.run(command, *flags, seconds=45.0, terminal=terminal).refuses("odd.jsonl")
+        named = ("odd.jsonl", "odd.records.jsonl", "null.records.jsonl")
+        trial.run(command, *flags, seconds=45.0, terminal=terminal).refuses(named)
 
     return act
 

@@ -59,7 +59,7 @@ DOCUMENTS: dict[str, tuple[str | bytes, tuple[Word, ...]]] = {
     "utf-16-le": ("seed: 1\n".encode("utf-16-le"), ()),
     "deep": ("seed: " + "[" * 5000 + "]" * 5000 + "\n", ()),
     "deep-map": ("seed: " + "{a: " * 5000 + "1" + "}" * 5000 + "\n", ()),
-    "bomb": (BOMB, ()),
+    "bomb": (BOMB + "seed: *h\n", ()),
     "cycle": ("seed: &s [*s]\n", ()),
     "cycle-map": ("&s seed: *s\n", ()),
     "unknown-alias": ("seed: *nobody\n", ()),
@@ -156,7 +156,8 @@ KEYS = (
 def _recipe(command: str, content: str | bytes, words: tuple[Word, ...]) -> Act:
     def act(trial: Trial) -> None:
         trial.write("c.yaml", content)
-        outcome = trial.run(command, "--config=c.yaml", seconds=30.0)
+        terminal = command == "review_labels"
+        outcome = trial.run(command, "--config=c.yaml", seconds=30.0, terminal=terminal)
         outcome.refuses(*(words or (("c.yaml", "seed", "task", "unknown flag or key"),)))
 
     return act

@@ -225,7 +225,7 @@ def _works_or_named(body: dict[str, Any]) -> Act:
 
 def _label_briefly(trial: Trial, server: ScriptedServer, *flags: str):  # type: ignore[no-untyped-def]
     """Label to the end, which must come soon: a request is not tried again for minutes."""
-    return label(trial, server, "--progress_seconds=0.5", *flags, seconds=40.0)
+    return label(trial, server, "--progress_seconds=0.5", *flags, seconds=90.0)
 
 
 def _named_soon(script: Script, words: Word = (), *flags: str) -> Act:
@@ -234,7 +234,7 @@ def _named_soon(script: Script, words: Word = (), *flags: str) -> Act:
     def act(trial: Trial) -> None:
         trial.write("in.txt", input_lines(INPUTS))
         server = serving(trial, script)
-        _run_for(trial, server.url, 12.0, words, *flags)
+        _run_for(trial, server.url, 40.0, words, *flags)
 
     return act
 
@@ -263,7 +263,7 @@ def _run_for(trial: Trial, url: str, seconds: float, words: Word, *flags: str) -
     found = running.wait_for(named, seconds)
     if not running.ended.is_set():
         running.signal(signal.SIGINT)
-    outcome = trial.finish(running, codes=(130,), seconds=15.0)
+    outcome = trial.finish(running, codes=(130,), seconds=60.0)
     require(
         outcome.code == 0 or found or (outcome.code == 2 and named()),
         f"after {seconds:g} s nothing names the trouble ({' or '.join(names)}): {text()[-200:]!r}",
@@ -284,15 +284,15 @@ def _evaluates(script: Script) -> Act:
         def named() -> bool:
             return bool(FAILED.search(bytes(running.err + running.out).decode("utf-8", "replace")))
 
-        found = running.wait_for(named, 12.0)
-        ended = running.ended.wait(2.0)
+        found = running.wait_for(named, 40.0)
+        ended = running.ended.wait(8.0)
         if not ended:
             running.signal(signal.SIGINT)
-        outcome = trial.finish(running, codes=(130,), seconds=15.0)
+        outcome = trial.finish(running, codes=(130,), seconds=60.0)
         if ended and outcome.code == 0:
             result = json.loads((trial.folder / "result.json").read_text())
             require(len(result["predictions"]) == INPUTS, "inputs are missing from the result")
-        require(ended or found, f"after 12 s nothing names the trouble: {outcome.said[-200:]!r}")
+        require(ended or found, f"after 40 s nothing names the trouble: {outcome.said[-200:]!r}")
 
     return act
 
@@ -312,7 +312,7 @@ def _sometimes(reply: Reply) -> Act:
         running = trial.start("create_data", *own)
         if not running.ended.wait(30.0):
             running.signal(signal.SIGINT)
-        trial.finish(running, codes=(130,), seconds=15.0)
+        trial.finish(running, codes=(130,), seconds=60.0)
         journal = trial.folder / "out.journal.jsonl"
         held = sum("text" in row for row in read_rows(journal)) if journal.exists() else 0
         require(held >= 1, "no good answer is in the journal")
@@ -326,7 +326,7 @@ def _redirected(status: int, *, loop: bool) -> Act:
         good = serving(trial, labels())
         place = "/v1/chat/completions" if loop else f"{good.url}/chat/completions"
         reply = Reply(status=status, body=b"", headers={"Location": place})
-        _run_for(trial, serving(trial, always(reply)).url, 12.0, ())
+        _run_for(trial, serving(trial, always(reply)).url, 40.0, ())
 
     return act
 
@@ -368,7 +368,7 @@ def _gone(trial: Trial) -> None:
     running = trial.start("create_data", *own, *flags)
     if not running.ended.wait(30.0):
         running.signal(signal.SIGINT)
-    trial.finish(running, codes=(130,), seconds=15.0)
+    trial.finish(running, codes=(130,), seconds=60.0)
     rows = [row for row in read_rows(trial.folder / "out.journal.jsonl") if "text" in row]
     require(len(rows) == 5, f"{len(rows)} of the 5 answers that were paid for are in the journal")
 
@@ -402,7 +402,7 @@ def _no_false_percent(trial: Trial) -> None:
     running = trial.start("create_data", *own, *flags)
     running.ended.wait(6.0)
     running.signal(signal.SIGINT)
-    outcome = trial.finish(running, codes=(130,), seconds=15.0)
+    outcome = trial.finish(running, codes=(130,), seconds=60.0)
     wrong = re.search(r"100(\.0)? ?% parsed", outcome.said)
     require(not wrong, "it says 100 % parsed, and nothing has succeeded")
 

@@ -24,6 +24,8 @@ FREE_TASK = "name: free\nkind: generation\n"
 HALF = "\ud83d"
 """A lone surrogate: half of a character beyond the first 65,536."""
 
+NOTED = ("surrogate", "half", "encod", "replaced", "mended", "not valid")
+
 Act = Callable[[Trial], None]
 
 
@@ -87,8 +89,11 @@ def _answered(text: str, *flags: str, task: str = "", **more: Any) -> Act:
             trial.task("task", yaml=task, prompt="Answer.")
         server = serving(trial, always(Reply(body=completion(text, **more))))
         own = [*flags, "--task=task"] if task else flags
-        label(trial, server, *own).works(("surrogate", "half", "encod", "replaced"))
+        outcome = label(trial, server, *own, "--held_out=0").works()
         written(trial)
+        manifest = (trial.folder / "out.manifest.json").read_text()
+        noted = f"{outcome.said}{manifest}".replace('"replaced": 0', "")
+        require(any(word in noted for word in NOTED), "neither log nor manifest notes the change")
         require(read_rows(trial.folder / "out.jsonl"), "the dataset is empty")
 
     return act
@@ -450,8 +455,8 @@ def _labels() -> Iterator[tuple[str, Act]]:
         yield f"create_data/word-{name}", _reads_or_refuses(names, word)
         yield f"create_data/line-{name}", _reads_or_refuses(names, rest)
     for name, names in (("hyphen", ["zh-cn", "de"]), ("space", ["spam", "not spam"])):
-        for command in ("evaluate", "compare", "review_labels", "dry_run"):
-            yield f"{command}/word-{name}", _refused_at_load(command, names, word)
+        for command in ("evaluate", "review_labels", "dry_run"):
+            yield f"{command}/word-{name}", _loads_or_refuses(command, names, word)
     one = r"Final Answer:\s*(de|fr)"
     yield "create_data/pattern-lacks-one", _reads_or_refuses(["de", "fr", "en"], one)
     digits = r"Final Answer:\s*(\d+)"
@@ -488,24 +493,24 @@ def _reads_or_refuses(names: list[str], pattern: str) -> Act:
     return act
 
 
-def _refused_at_load(command: str, names: list[str], pattern: str) -> Act:
+def _loads_or_refuses(command: str, names: list[str], pattern: str) -> Act:
+    """Commands agree: a task that one of them takes is taken, or refused, by all."""
+
     def act(trial: Trial) -> None:
         trial.task("task", yaml=_task_of(names, pattern), prompt="End with: Final Answer: LABEL")
         trial.write("in.txt", input_lines(3))
-        trial.write("said.txt", "x\nx\nx\n")
+        trial.write("said.txt", "".join(f"{names[0]}\n" for _ in range(3)))
         bad = next(name for name in names if not name.isalnum())
+        server = serving(trial, labels(names[0]))
         if command == "dry_run":
-            label(trial, serving(trial, labels()), "--task=task", "--dry_run").refuses(bad)
+            outcome = label(trial, server, "--task=task", "--dry_run", "--held_out=0")
         elif command == "review_labels":
             trial.copy(trial.things.dataset.parent, "d", ours=True)
-            trial.run(command, "--dataset=d/data.jsonl", "--task=task", "--list").refuses(bad)
+            outcome = trial.run(command, "--dataset=d/data.jsonl", "--task=task", "--list")
         else:
-            flags = ["--test_file=in.txt", "--task=task", "--split=all"]
-            if command == "evaluate":
-                flags += ["--predictions_file=said.txt"]
-            else:
-                flags += [f"--student_path={trial.things.student}"]
-            trial.run(command, *flags).refuses(bad)
+            said = ["--test_file=in.txt", "--predictions_file=said.txt", "--split=all"]
+            outcome = trial.run(command, *said, "--task=task")
+        outcome.refuses_or_works(bad)
 
     return act
 
@@ -524,7 +529,7 @@ EXPLOSIVE = {
 }
 """A pattern that a backtracking matcher needs for ever for, and the answer that makes it."""
 
-ENOUGH_SECONDS = 12.0
+ENOUGH_SECONDS = 30.0
 """For three inputs, whatever the pattern is."""
 
 UNCOMMON = {

@@ -28,10 +28,9 @@ def _losses() -> Iterator[tuple[str, Act]]:
     yield "weights-nan-no-lora", _from_spoilt("nan", "--use_lora=false")
     yield "weights-nan-one-row-a-step", _from_spoilt("nan", "--per_device_train_batch_size=1")
     yield "weights-nan-accumulated", _from_spoilt("nan", "--gradient_accumulation_steps=2")
-    for alpha in ("1000000000000", "1000000000000000", "1000000000000000000"):
-        yield f"alpha-{alpha}", _explodes(f"--lora_alpha={alpha}")
     yield "half-precision", _explodes("--dtype=float16")
     yield "half-precision-no-lora", _explodes("--dtype=float16", "--use_lora=false")
+    yield "half-precision-large-alpha", _explodes("--dtype=float16", "--lora_alpha=60000")
 
 
 def _from_spoilt(value: str, *flags: str) -> Act:
@@ -240,7 +239,7 @@ def _second_labelling(output: str, *flags: str) -> Act:
         trial.on_close(server.close)
         own = ["--input_file=in.txt", TASK, *server_flags(server.url)]
         running = trial.start("create_data", *own, "--output_file=out.jsonl")
-        require(running.wait_for(lambda: server.asked, 30.0), "the first did not start")
+        require(running.wait_for(lambda: server.asked, 90.0), "the first did not start")
         second = trial.run("create_data", *own, f"--output_file={output}", *flags)
         second.refuses(("held by", "running", "in use", "another process"))
         require(running.code is None, "the first labelling ended")
