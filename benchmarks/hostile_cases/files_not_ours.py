@@ -274,10 +274,6 @@ OWN: dict[str, Callable[[Trial], None]] = {
     "train/own-run-notes+overwrite": _retrain("--overwrite", names=("notes.txt",)),
     "train/own-run-best+overwrite": _retrain("--overwrite", names=("checkpoint-best/w.bin",)),
     "train/own-run-500+overwrite": _retrain("--overwrite", names=("checkpoint-500/w.bin",)),
-    "train/own-run-in-checkpoint+overwrite": _retrain(
-        "--overwrite", names=("checkpoint-4/analysis.ipynb",)
-    ),
-    "train/own-run-plots+overwrite": _retrain("--overwrite", names=("plots/mine.png",)),
     "train/link-to-mine": _train_into_link,
     "train/project": _train_into_project,
     "train/empty-folder": _empty_folder,

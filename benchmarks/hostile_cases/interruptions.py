@@ -55,7 +55,11 @@ FULL = ("space", "too large", "cannot write", "quota", "full")
 def _ends_full(outcome: Outcome, trial: Trial, folder: Path | None = None) -> None:
     """It ended well, or with the reason, and left no temporary file."""
     outcome.refuses_or_works(FULL)
-    left = [path.name for path in (folder or trial.folder).rglob("*.partial*")]
+    left = [
+        path.name
+        for path in (folder or trial.folder).rglob("*.partial*")
+        if path.is_file() or {part.name for part in path.iterdir()} != {".lock"}
+    ]
     # A training's own is taken up by the run that goes on.
     require(set(left) <= {".final.partial"}, f"left behind: {left}")
 
@@ -117,8 +121,8 @@ def _train_within(size: int) -> Act:
         own = train_flags(trial.things.student, trial.things.rows, "run")
         outcome = trial.run("train", *own, *CHECKPOINT_FLAGS, **_limited(size))
         _ends_full(outcome, trial)
-        if outcome.code:
-            trial.run("train", *own, *CHECKPOINT_FLAGS).works()
+        if outcome.code:  # only its plots may be missing
+            trial.run("train", *own, *CHECKPOINT_FLAGS).refuses_or_works("finished run")
 
     return act
 

@@ -111,7 +111,7 @@ BAD_TABLES: dict[str, tuple[str, tuple[Word, ...]]] = {
     "twice-the-column": ("text{d}text\na{d}b\n", ("text",)),
     "twice-another": ("text{d}label{d}label\na{d}de{d}fr\n", ("label",)),
     "header-only": ("text{d}label\n", ("no inputs", "holds no", "empty")),
-    "nul": ("text{d}label\na\0b{d}de\n", ("line 2",)),
+    "nul": ("text{d}label\na\0b{d}de\n", ("line 2", "NUL")),
     "no-header": ("Guten Tag{d}de\nAuf Wiedersehen{d}de\n", ("text",)),
     "header-upper-case": ("Text{d}Label\na{d}de\n", ("text",)),
     "blank-text": ("text{d}label\na{d}de\n{d}de\n", ("line 3",)),

@@ -65,6 +65,11 @@ def echoes() -> Script:
     return reply
 
 
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up is what cases are about."""
+
+
 class ScriptedServer:
     """Serves until it is closed.
 
@@ -80,7 +85,7 @@ class ScriptedServer:
         listed = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
         self._models = models or Reply(body=listed)
         self._script = script
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http = _QuietServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
         self._http.block_on_close = False
         self.port: int = self._http.server_address[1]

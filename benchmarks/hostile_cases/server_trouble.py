@@ -261,6 +261,8 @@ def _run_for(trial: Trial, url: str, seconds: float, words: Word, *flags: str) -
         return bool(FAILED.search(text()))
 
     found = running.wait_for(named, seconds)
+    if b"error: " in running.err:
+        running.ended.wait(30.0)  # it is on its way out
     if not running.ended.is_set():
         running.signal(signal.SIGINT)
     outcome = trial.finish(running, codes=(130,), seconds=60.0)

@@ -381,7 +381,7 @@ def convert(value: Any, hint: Any, *, name: str) -> Any:
     if get_origin(plain) is dict:
         return _mapping(value, name=name)
     text = _text(value, name=name)
-    return Path(text).expanduser() if plain is Path else text
+    return _path(text, name=name) if plain is Path else text
 
 
 def _choice(value: Any, allowed: tuple[Any, ...], *, name: str) -> Any:
@@ -405,6 +405,16 @@ def _text(value: Any, *, name: str) -> str:
     except UnicodeEncodeError as error:
         raise ConfigError(f"--{name} is {text[:60]!a}, which is not UTF-8; correct it") from error
     return text
+
+
+def _path(text: str, *, name: str) -> Path:
+    try:
+        path = Path(text).expanduser()
+        path.exists()  # a name that is too long shows here
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~somebody without a home
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"--{name} is {text[:80]!r}: {reason}") from error
+    return path
 
 
 def _number(value: Any, plain: type[int] | type[float], *, name: str) -> int | float:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.logging import RichHandler
 
+from prompt_distillation.data.text import safe_for_terminal
 from prompt_distillation.errors import ConfigError, PromptDistillationError
 
 USER_ERROR = 2
@@ -38,7 +39,8 @@ def run_command(
         code = command(argv) or 0
         sys.stdout.flush()
     except PromptDistillationError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        # What a message quotes may come from anywhere: a file, a server, a command line.
+        sys.stderr.write(f"error: {safe_for_terminal(' '.join(str(error).split()))}\n")
         return USER_ERROR
     except KeyboardInterrupt:
         again = "; run the same command again to continue where it stopped" if goes_on else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.data.files import read_jsonl
+from prompt_distillation.data.text import encodable
 from prompt_distillation.errors import InputError
 from prompt_distillation.tasks import ChatMessage
 
@@ -73,4 +74,4 @@ def _turn(message: object, *, where: str) -> ChatMessage:
         raise InputError(f"{where}: role is {role!r}; allowed are {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise InputError(f"{where}: content is a {type(content).__name__}; it must be a text")
-    return {"role": role, "content": content}
+    return {"role": role, "content": encodable(content)[0]}

@@ -183,13 +183,27 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.rstrip("\r\n")
 
 
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip -k"),
+    b"PK\x03\x04": ("zip", "unzip"),
+    b"BZh": ("bzip2", "bunzip2 -k"),
+    b"\xfd7zXZ": ("xz", "unxz -k"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+}
+"""What a compressed file begins with -> the format, and the program that unpacks it."""
+
+
 def _refuse_other_encodings(path: Path, head: bytes) -> None:
     """Raise `InputError` with the right hint for a file that is not lines of UTF-8."""
-    if head.startswith(b"\x1f\x8b"):
-        raise InputError(f"{path}: compressed with gzip; unpack it first, e.g. `gunzip -k`")
+    for magic, (kind, program) in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise InputError(f"{path}: compressed with {kind}; unpack it first, e.g. `{program}`")
     at_even, at_odd = head[::2].count(0), head[1::2].count(0)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or at_even or at_odd:
-        if not head.startswith((b"\xff\xfe", b"\xfe\xff")) and min(at_even, at_odd) * 4 > len(head):
+    marked = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if marked or at_even or at_odd:
+        # Every second byte of Latin letters in UTF-16 is NUL, and no other.
+        few, many = sorted((at_even, at_odd))
+        if not marked and (many * 4 < len(head) or few * 4 > many):
             raise InputError(f"{path}: binary (it holds NUL bytes), not a text file")
         order = "LE" if head.startswith(b"\xff\xfe") or at_odd > at_even else "BE"
         raise InputError(

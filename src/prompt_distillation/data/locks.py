@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,8 +65,13 @@ def _write_holder(descriptor: int, path: Path) -> None:
     }
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
+        line = json.dumps(holder).encode() + b"\n"
+        written = 0
+        while written < len(line):  # an almost full disk takes a part
+            written += os.pwrite(descriptor, line[written:], written)
     except OSError as error:
+        with suppress(OSError):  # half a line would look like somebody's file
+            os.ftruncate(descriptor, 0)
         raise OutputWriteError(
             f"cannot write {path}: {error.strerror}; free some space, then run the same command "
             "again"

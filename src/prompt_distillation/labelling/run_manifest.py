@@ -143,6 +143,8 @@ class EarlierRun:
                 return path.is_file() and is_journal(path)
             if path in locks:
                 return path.is_file() and path.read_bytes()[:8] == b'{"pid": '
+            if not path.is_file():
+                return False  # a pipe or a device
             if path == self._paths.dataset:
                 hashes = ("dataset_sha256", "replaced_sha256")
                 return self.dataset_sha256 in [self.manifest.get(name) for name in hashes]

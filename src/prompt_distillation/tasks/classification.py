@@ -181,11 +181,16 @@ def read_classification(fields: Mapping[str, Any], path: Path) -> Classification
 
 def _read_labels(fields: Mapping[str, Any], *, path: Path) -> dict[str, str]:
     labels = fields.get("labels") or {}
-    if isinstance(labels, list):
-        labels = {label: label for label in labels}
-    if not isinstance(labels, dict) or any(not isinstance(label, str) for label in labels):
+    if not isinstance(labels, dict | list) or any(not isinstance(label, str) for label in labels):
         # YAML reads a bare `no` as false: Norwegian's label must be quoted.
         raise TaskError(f"{path}: labels must be a mapping or list of texts (quote 'no', 'yes')")
+    if isinstance(labels, list):
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise TaskError(f"{path}: the label {twice[0]!r} appears twice; remove one")
+        labels = {label: label for label in labels}
+    for label, meaning in labels.items():
+        if not isinstance(meaning or "", str | int | float):
+            raise TaskError(f"{path}: the label {label!r} stands for {meaning!r}; write a text")
     if unread := [label for label in labels if not label or label != label.strip()]:
         # Answers are stripped before they are compared: such a label would never be read.
         raise TaskError(f"{path}: the label {unread[0]!r} is empty or has spaces around it")

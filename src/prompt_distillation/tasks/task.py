@@ -132,6 +132,9 @@ def load_task(folder: Path) -> Task:
     known = {"name", "kind", "prompt_file", "labels", "answer_pattern", "schema_file"}
     if unknown := sorted(set(fields) - known):
         raise TaskError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    for key in ("name", "prompt_file"):
+        if not isinstance(fields.get(key) or "", str | int | float):
+            raise TaskError(f"{path}: {key} is {fields[key]!r}; it must be a text")
     task = Task(
         name=str(fields.get("name") or folder.name),
         prompt=_read_prompt(folder / str(fields.get("prompt_file") or "prompt.md"), path=path),

@@ -18,8 +18,9 @@ from prompt_distillation.data.files import (
 )
 from prompt_distillation.data.locks import hold_lock
 from prompt_distillation.data.run_files import CARD_FILE, MANIFEST_FILE
-from prompt_distillation.errors import InputError, ModelError
+from prompt_distillation.errors import InputError, ModelError, PromptDistillationError
 from prompt_distillation.provenance import provenance
+from prompt_distillation.training.output_folder import as_write_error
 
 if TYPE_CHECKING:
     from prompt_distillation.training.lora.liveness import LivenessCheck
@@ -101,7 +102,8 @@ def export(
     resolved = resolve_model(config.model_path, config.base_model)
     if resolved.adapter is None:
         raise ModelError(f"{config.model_path} is not an adapter, so there is nothing to merge")
-    partial = config.output_dir.with_name(f".{config.output_dir.name}.partial")
+    place = config.output_dir.resolve()  # `.` has no name
+    partial = place.with_name(f".{place.name}.partial")
     inputs = [resolved.adapter, Path(resolved.base), config.rows_file, config.evaluation_file]
     refuse_unsafe_outputs(
         [config.output_dir, partial],
@@ -116,6 +118,13 @@ def export(
             _clear(partial, keep={LOCK_FILE, EXPORT_FILE})
             result = _write(config, resolved.base, resolved.adapter, partial, on_checks)
             _replace(config.output_dir, partial)
+        except PromptDistillationError:
+            raise
+        except Exception as error:
+            write_error = as_write_error(error, config.output_dir)
+            if write_error is None:
+                raise
+            raise write_error from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return result

@@ -159,7 +159,8 @@ def _refuse_foreign(path: Path, inputs: list[Path]) -> None:
     for name in _REPORTS:
         if (path / name).exists() and name not in written:
             raise OutputExistsError(_foreign(path, name))
-    for _, folder in _checkpoints(path):
+    # Whatever is called checkpoint-*, transformers may delete for --save_total_limit.
+    for folder in path.glob("checkpoint-*"):
         if folder.name not in written:
             raise OutputExistsError(_foreign(path, folder.name))
 
@@ -278,7 +279,7 @@ def find_damage(checkpoint: Path) -> str | None:
     weights = list(checkpoint.glob("*.safetensors"))
     # FSDP and DeepSpeed write shards in folders, which their own loaders check.
     if not folders:
-        if not weights and not any(checkpoint.glob("*.bin")):
+        if not weights and not any(checkpoint.glob("pytorch_model*.bin")):
             return "it has no weights"
         missing = [n for n in ("optimizer.pt", "scheduler.pt") if not (checkpoint / n).is_file()]
         if missing:
@@ -307,13 +308,12 @@ def as_write_error(error: Exception, path: Path) -> OutputWriteError | None:
     """
     text = str(error)
     full = (
-        "No space left", "Disk quota exceeded", "PytorchStreamWriter failed", "unexpected pos",
-        "write error", "file write failed",
+        "No space left", "File too large", "Disk quota exceeded", "PytorchStreamWriter failed",
+        "unexpected pos", "write error", "file write failed",
     )  # fmt: skip
     if not isinstance(error, OSError) and not any(part in text for part in full):
         return None
     reason = text.splitlines()[0] if text else type(error).__name__
     return OutputWriteError(
-        f"cannot write to {path}: {reason}; free some space, then run the same command again (it "
-        "continues from the last checkpoint)"
+        f"cannot write to {path}: {reason}; free some space, then run the same command again"
     )
