@@ -22,8 +22,8 @@ from typing import NamedTuple
 from plain_loop import generate_each, load
 
 from prompt_distillation.checkpoints import resolve_model
+from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.data.inputs import read_inputs
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.evaluation.evaluator import evaluate
 from prompt_distillation.evaluation.predictions import asking_of
 from prompt_distillation.tasks import load_task

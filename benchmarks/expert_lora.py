@@ -42,8 +42,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3MoeConfig
 
+from prompt_distillation.config.train_config import LoraSettings
 from prompt_distillation.training.lora.adapter import adapt
-from prompt_distillation.training.train_config import LoraSettings
 
 WAYS = ("folded", "activations")
 MIB = 2**20

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from engines.faulty_proxy import chat_completion, faulty_proxy  # noqa: E402
 
-from prompt_distillation.labelling.label_config import LabelConfig  # noqa: E402
+from prompt_distillation.config.label_config import LabelConfig  # noqa: E402
 from prompt_distillation.labelling.pipeline import label  # noqa: E402
 
 

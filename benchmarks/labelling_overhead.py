@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.engines.base import Completion, Engine, Request
-from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.labelling.pipeline import label
 
 ROOT = Path(__file__).parents[1]

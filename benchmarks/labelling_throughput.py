@@ -27,13 +27,13 @@ from plain_loop import generate_each, load
 from random_model import drawn_where_missing
 
 from prompt_distillation.checkpoints import resolve_model
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.data.inputs import read_inputs
 from prompt_distillation.engines import Engine, Request, Sampling, engine_options, open_engine
 from prompt_distillation.engines.vllm import VllmEngine, _sampling_params
 from prompt_distillation.labelling.dataset import Outcomes
 from prompt_distillation.labelling.input_spool import read_inputs_once
 from prompt_distillation.labelling.journal import digest_of, open_journal
-from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.labelling.labeller import Labeller
 from prompt_distillation.labelling.progress import Progress
 from prompt_distillation.tasks import load_task

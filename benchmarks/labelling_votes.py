@@ -12,7 +12,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from prompt_distillation.labelling.label_config import LabelConfig
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.labelling.pipeline import label
 from prompt_distillation.labelling.progress import accuracy_line
 

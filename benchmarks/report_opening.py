@@ -14,9 +14,9 @@ from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.data.inputs import Input, read_inputs
 from prompt_distillation.data.results import Result
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.evaluation.evaluator import build_result
 from prompt_distillation.evaluation.predictions import prediction_of
 from prompt_distillation.evaluation.selection import read_labelled_data, select

@@ -30,11 +30,11 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, GPT2Config, Qwen3Config, Qwen3MoeConfig
 
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.training.loading import prepare
 from prompt_distillation.training.memory.plan import plan_run
 from prompt_distillation.training.methods.sft import AnswerTrainer
 from prompt_distillation.training.run import train
-from prompt_distillation.training.train_config import TrainConfig
 
 MIB = 2**20
 TOKENIZER = "example-models/student"

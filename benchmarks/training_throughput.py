@@ -38,10 +38,10 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.data.chat_rows import ChatRow, read_chat_rows
 from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
 from prompt_distillation.training.run import train
-from prompt_distillation.training.train_config import TrainConfig
 
 MODEL = "example-models/student"
 ON_GPU = torch.cuda.is_available()

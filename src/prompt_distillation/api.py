@@ -67,7 +67,7 @@ def label(*, task: "Task | str | Path", input_file: str | Path, output_file: str
         OutputExistsError: another dataset is there; pass ``overwrite=True`` to replace it.
         EngineError: the teacher cannot be loaded or stopped answering; its answers are kept.
     """
-    from prompt_distillation.labelling.label_config import LabelConfig
+    from prompt_distillation.config.label_config import LabelConfig
     from prompt_distillation.labelling.pipeline import label as run
 
     return run(
@@ -107,8 +107,8 @@ def train(
         OutputExistsError: another run is there; pass ``overwrite=True`` to replace it.
         ModelError: the student cannot be loaded.
     """
+    from prompt_distillation.config.train_config import TrainConfig
     from prompt_distillation.training.run import train as run
-    from prompt_distillation.training.train_config import TrainConfig
 
     names = {setting.name for setting in settings_of(TrainConfig)}
     own = {name: value for name, value in settings.items() if name in names}
@@ -154,10 +154,10 @@ def evaluate(
         ModelError: the model cannot be loaded.
         EngineError: the engine cannot be loaded or stopped answering.
     """
+    from prompt_distillation.config.evaluate_config import EvaluateConfig
     from prompt_distillation.data.files import read_json
     from prompt_distillation.data.result_files import write_result
-    from prompt_distillation.data.run_files import MANIFEST_FILE
-    from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+    from prompt_distillation.data.training_files import MANIFEST_FILE
     from prompt_distillation.evaluation.evaluator import evaluate as run
 
     folder = str(getattr(model, "output_dir", model))
@@ -204,7 +204,7 @@ def compare(*, task: "Task | str | Path", test_file: str | Path, **settings: Any
         ConfigError: an unknown setting, or a value that is not allowed.
         InputError, ModelError, EngineError: as for `evaluate`.
     """
-    from prompt_distillation.evaluation.compare_config import CompareConfig
+    from prompt_distillation.config.compare_config import CompareConfig
     from prompt_distillation.evaluation.comparer import compare as run
 
     return run(CompareConfig.of(task=_folder(task), test_file=test_file, **settings))

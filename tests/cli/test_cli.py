@@ -13,11 +13,11 @@ from prompt_distillation.cli.main import COMMANDS
 from prompt_distillation.cli.report import ReportConfig
 from prompt_distillation.cli.review_labels import ReviewConfig
 from prompt_distillation.config import settings_of
-from prompt_distillation.evaluation.compare_config import CompareConfig
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
-from prompt_distillation.labelling.label_config import LabelConfig
+from prompt_distillation.config.compare_config import CompareConfig
+from prompt_distillation.config.evaluate_config import EvaluateConfig
+from prompt_distillation.config.label_config import LabelConfig
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.training.export import ExportConfig
-from prompt_distillation.training.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 HEAVY = (

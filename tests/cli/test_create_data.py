@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.errors import ConfigError
-from prompt_distillation.labelling.label_config import LabelConfig
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,12 +5,12 @@ import pytest
 
 from prompt_distillation.cli.init import INPUTS, write_project
 from prompt_distillation.config import build_config
+from prompt_distillation.config.evaluate_config import EvaluateConfig
+from prompt_distillation.config.label_config import LabelConfig
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.data.inputs import read_inputs
 from prompt_distillation.errors import ConfigError, OutputExistsError
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
-from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.tasks import load_task
-from prompt_distillation.training.train_config import TrainConfig
 from prompt_distillation.yaml_files import read_yaml_mapping
 
 RECIPES = {"label": LabelConfig, "train": TrainConfig, "evaluate": EvaluateConfig}

@@ -18,6 +18,7 @@ from training.tiny_student import build_tokenizer, save_student, write_rows
 from trl import SFTConfig
 
 from prompt_distillation.cli.train import main, next_command
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.errors import (
     ConfigError,
     DivergedError,
@@ -33,7 +34,6 @@ from prompt_distillation.training.methods.sft_options import (
     refuse_misspelt,
     sft_values,
 )
-from prompt_distillation.training.train_config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 

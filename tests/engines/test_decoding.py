@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from prompt_distillation.engines import Sampling
-from prompt_distillation.engines.generation import Marks, Row, draw
+from prompt_distillation.engines.transformers_generation import Marks, Row, draw
 
 END, OPEN, CLOSE = 0, 8, 9
 MARKS = Marks(end_of_turn=frozenset({END}), start_of_thinking=(OPEN,), end_of_thinking=(CLOSE,))

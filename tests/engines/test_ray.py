@@ -17,6 +17,7 @@ import psutil
 import pytest
 from engines.asking import ask, tiny_engine
 
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.engines import Completion, EngineOptions, RequestFailedError
 from prompt_distillation.engines.ray_cluster import (
     EngineWorker,
@@ -25,7 +26,6 @@ from prompt_distillation.engines.ray_cluster import (
     plan_workers,
 )
 from prompt_distillation.errors import ConfigError, EngineError, ModelError
-from prompt_distillation.labelling.label_config import LabelConfig
 
 pytest.importorskip("ray")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.config.compare_config import CompareConfig
 from prompt_distillation.data.comparison import QueryCost
 from prompt_distillation.errors import ConfigError
-from prompt_distillation.evaluation.compare_config import CompareConfig
 from prompt_distillation.evaluation.costs import (
     TokenPrices,
     cost_by_time,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.config.compare_config import CompareConfig
+from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.data.comparison import Comparison
 from prompt_distillation.data.result_files import read_result, write_result
 from prompt_distillation.engines import Completion, EngineOptions, Request, RequestFailedError
 from prompt_distillation.errors import ConfigError, EngineError
-from prompt_distillation.evaluation.compare_config import CompareConfig
 from prompt_distillation.evaluation.comparer import compare
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.evaluation.evaluator import evaluate
 
 ROOT = Path(__file__).parents[2]

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.config.evaluate_config import EvaluateConfig, GateConfig
 from prompt_distillation.data.inputs import Input
 from prompt_distillation.data.results import GateVerdict, Result
 from prompt_distillation.errors import ConfigError, InputError
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig, GateConfig
 from prompt_distillation.evaluation.evaluator import build_result
 from prompt_distillation.evaluation.gate import check_gate
 from prompt_distillation.evaluation.selection import read_labelled_data, select

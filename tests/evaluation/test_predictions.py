@@ -3,9 +3,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.engines import Completion, Request, RequestFailedError, Sampling
 from prompt_distillation.engines.scoring import LabelScores
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.evaluation.predictions import (
     Asking,
     asking_of,

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.data.inputs import Input
 from prompt_distillation.data.result_files import check_output, read_result, write_result
 from prompt_distillation.data.results import Result
 from prompt_distillation.errors import ConfigError, InputError, OutputExistsError
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.evaluation.evaluator import build_result
 from prompt_distillation.evaluation.selection import read_labelled_data, select
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.engines.base import Completion, Engine, Request
-from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.labelling.pipeline import LabelResult, label
 
 LANGUAGE_TASK = Path(__file__).parents[2] / "tasks" / "language"

@@ -6,7 +6,7 @@ from collections import Counter
 
 from engines.faulty_proxy import chat_completion, faulty_proxy
 
-from prompt_distillation.labelling.label_config import LabelConfig
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.labelling.pipeline import label
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.data.comparison import (
     Cell,
     Comparison,
@@ -15,7 +16,6 @@ from prompt_distillation.data.inputs import Input
 from prompt_distillation.data.results import Result, TextOverlap
 from prompt_distillation.data.splits import input_key
 from prompt_distillation.evaluation.costs import cost_by_time, cost_of_cascade, make_bill
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.evaluation.evaluator import build_result
 from prompt_distillation.evaluation.metrics import usage
 from prompt_distillation.evaluation.predictions import prediction_of

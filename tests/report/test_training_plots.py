@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from prompt_distillation.data.run_files import read_history
+from prompt_distillation.data.training_files import read_history
 from prompt_distillation.errors import InputError
 from prompt_distillation.report.training_plots import (
     loss_by_epoch,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.data.result_files import write_result
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.evaluation.evaluator import evaluate
 
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from prompt_distillation.cli.options import parse_options
+from prompt_distillation.config.compare_config import CompareConfig
 from prompt_distillation.data.files import atomic_writer
-from prompt_distillation.evaluation.compare_config import CompareConfig
 
 DESCRIPTION = """Measure teacher and student side by side: accuracy, tokens, latency, cost.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from prompt_distillation.cli.options import parse_options
-from prompt_distillation.labelling.label_config import LabelConfig
+from prompt_distillation.config.label_config import LabelConfig
 
 DESCRIPTION = """\
 Label inputs with a thinking teacher under the task's prompt, and write a dataset to train a student

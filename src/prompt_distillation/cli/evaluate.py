@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from prompt_distillation.cli.options import parse_options
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
+from prompt_distillation.config.evaluate_config import EvaluateConfig
 
 DESCRIPTION = """Measure a model on held-out inputs: accuracy, confusion, agreement, usage.
 

@@ -8,7 +8,7 @@ from prompt_distillation.cli.options import parse_options
 from prompt_distillation.training.export import ExportConfig, export
 
 if TYPE_CHECKING:
-    from prompt_distillation.training.lora.liveness import LivenessCheck
+    from prompt_distillation.training.lora.merge_check import MergeCheck
 
 DESCRIPTION = """\
 Merge an adapter, experts included, into a checkpoint that vLLM and transformers load, with a model
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int | None:
     return None
 
 
-def _show(checks: Sequence["LivenessCheck"]) -> None:
+def _show(checks: Sequence["MergeCheck"]) -> None:
     from rich.console import Console
     from rich.table import Table
 

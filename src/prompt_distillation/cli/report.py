@@ -13,7 +13,7 @@ from prompt_distillation.data.files import (
     refuse_to_overwrite,
     refuse_unsafe_outputs,
 )
-from prompt_distillation.data.run_files import read_history
+from prompt_distillation.data.training_files import read_history
 from prompt_distillation.errors import ConfigError, InputError
 
 if TYPE_CHECKING:  # what these import takes longer than --help may

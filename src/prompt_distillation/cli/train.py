@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompt_distillation.cli.options import parse_options_with_extra
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.data.files import read_json, sibling
-from prompt_distillation.data.run_files import PLOTS_FOLDER, read_history
+from prompt_distillation.data.training_files import PLOTS_FOLDER, read_history
 from prompt_distillation.training.run import plan_training, train
 from prompt_distillation.training.tracking import tensorboard_folder
-from prompt_distillation.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from prompt_distillation.training.manifest import TrainResult
@@ -76,7 +76,7 @@ def _show_result(console: Any, config: TrainConfig, result: "TrainResult") -> No
 
 def next_command(config: TrainConfig) -> str:
     """The evaluation of what was trained, on the task and inputs that the dataset was made of."""
-    from prompt_distillation.evaluation.evaluate_config import TestConfig
+    from prompt_distillation.config.evaluate_config import TestConfig
 
     default = TestConfig()
     words = ["--model_path", config.output_dir, "--train_data_file", config.train_file]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prompt_distillation.data.files import atomic_writer
 from prompt_distillation.data.intervals import wilson_interval, with_interval
 from prompt_distillation.data.results import Result
-from prompt_distillation.data.run_files import CARD_FILE, MANIFEST_FILE
+from prompt_distillation.data.training_files import CARD_FILE, MANIFEST_FILE
 from prompt_distillation.errors import ModelError
 
 if TYPE_CHECKING:  # takes longer to import than --help may

@@ -8,14 +8,14 @@ import functools
 import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
+from prompt_distillation.config import Duplicates
+
 KEY_BYTES = 16
 """128 bits: two of a billion inputs share a key with a chance of 2e-21."""
-
-Duplicates = Literal["normalised", "exact"]
 
 
 # An input's group, shard and key each ask for it, one after the other.

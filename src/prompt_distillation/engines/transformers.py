@@ -26,8 +26,8 @@ from prompt_distillation.engines.base import (
     RequestFailedError,
     Sampling,
 )
-from prompt_distillation.engines.generation import BatchGenerator, Marks, Row
 from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
+from prompt_distillation.engines.transformers_generation import BatchGenerator, Marks, Row
 from prompt_distillation.errors import EngineError, ModelError
 from prompt_distillation.machine import choose_device
 from prompt_distillation.tasks import END_OF_THINKING

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from prompt_distillation.checkpoints import resolve_model
 from prompt_distillation.config import ModelConfig, SamplingConfig, flat
+from prompt_distillation.config.compare_config import CELLS, CompareConfig
+from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.data.comparison import (
     COMPARISON_FILE,
     STUDENT_KEY,
@@ -29,10 +31,8 @@ from prompt_distillation.engines import (
     stream,
 )
 from prompt_distillation.engines.event_loop import run
-from prompt_distillation.evaluation.compare_config import CELLS, CompareConfig
 from prompt_distillation.evaluation.confidence import confidence_results
 from prompt_distillation.evaluation.costs import bill_of, cost_of_cascade, query_cost
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.evaluation.evaluator import OpenModel, evaluate_on, open_model
 from prompt_distillation.evaluation.gate import compare_results
 from prompt_distillation.evaluation.predictions import NO_THINKING, asking_of, request_for

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prompt_distillation.config.compare_config import CompareConfig, CostConfig
 from prompt_distillation.data.comparison import (
     STUDENT_KEY,
     TEACHER_KEY,
@@ -16,9 +17,8 @@ from prompt_distillation.data.comparison import (
 )
 from prompt_distillation.data.files import read_json, sibling
 from prompt_distillation.data.results import Usage
-from prompt_distillation.data.run_files import MANIFEST_FILE
+from prompt_distillation.data.training_files import MANIFEST_FILE
 from prompt_distillation.errors import ConfigError, InputError
-from prompt_distillation.evaluation.compare_config import CompareConfig, CostConfig
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.config import flat
+from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.data.files import read_json, sibling
 from prompt_distillation.data.result_files import read_result
 from prompt_distillation.data.results import SCHEMA_VERSION, Prediction, Result, Usage
@@ -17,7 +18,6 @@ from prompt_distillation.engines.event_loop import run
 from prompt_distillation.engines.scoring import make_label_scorer
 from prompt_distillation.errors import ConfigError, EngineError, InputError
 from prompt_distillation.evaluation.confidence import confidence_results
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.evaluation.field_scores import field_scores
 from prompt_distillation.evaluation.gate import check_gate
 from prompt_distillation.evaluation.metrics import (

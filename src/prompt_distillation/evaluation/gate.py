@@ -6,9 +6,9 @@ larger than allowed but not significant is neither a pass nor a failure: it is u
 
 from collections.abc import Iterator
 
+from prompt_distillation.config.evaluate_config import GateConfig
 from prompt_distillation.data.results import GateStatus, GateVerdict, PairedTest, Result
 from prompt_distillation.errors import ConfigError, InputError
-from prompt_distillation.evaluation.evaluate_config import GateConfig
 from prompt_distillation.evaluation.metrics import paired_test
 
 

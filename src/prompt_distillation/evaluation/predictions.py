@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.data.files import read_json, read_jsonl, read_lines
 from prompt_distillation.data.results import Prediction
 from prompt_distillation.data.splits import input_key
@@ -20,7 +21,6 @@ from prompt_distillation.engines import (
 from prompt_distillation.engines.concurrency import Completer
 from prompt_distillation.engines.scoring import LabelScorer
 from prompt_distillation.errors import InputError
-from prompt_distillation.evaluation.evaluate_config import EvaluateConfig
 from prompt_distillation.evaluation.selection import TestItem, read_teacher_answers
 from prompt_distillation.tasks import Answer, RejectReason, Task
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from prompt_distillation.config.evaluate_config import TestConfig
 from prompt_distillation.data.files import read_json, read_jsonl, sibling
 from prompt_distillation.data.inputs import Columns, Input, check_gold, read_inputs, with_gold
 from prompt_distillation.data.results import Overlap, TruthKind
 from prompt_distillation.data.splits import input_key, is_held_out
 from prompt_distillation.errors import InputError
-from prompt_distillation.evaluation.evaluate_config import TestConfig
 from prompt_distillation.tasks import Task
 
 logger = logging.getLogger(__name__)

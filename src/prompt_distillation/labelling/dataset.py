@@ -15,7 +15,7 @@ from prompt_distillation.data.dataset_files import DatasetPaths, Record, Recorde
 from prompt_distillation.data.files import atomic_writer, write_json
 from prompt_distillation.labelling.disagreements import Corrections
 from prompt_distillation.labelling.input_spool import InputSpool, Spool, WorkItem
-from prompt_distillation.labelling.votes import ReadAttempt, Verdict
+from prompt_distillation.labelling.votes_and_retries import ReadAttempt, Verdict
 
 MakeManifest = Callable[["Counts", str], Mapping[str, object]]
 """From the counts and the dataset's SHA-256 to the manifest."""

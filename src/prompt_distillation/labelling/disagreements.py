@@ -13,9 +13,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from prompt_distillation.config import Duplicates
 from prompt_distillation.data.dataset_files import Record, read_records
 from prompt_distillation.data.files import read_jsonl
-from prompt_distillation.data.splits import Duplicates, input_key, normalise
+from prompt_distillation.data.splits import input_key, normalise
 from prompt_distillation.data.text import encodable
 from prompt_distillation.errors import InputError
 from prompt_distillation.tasks import Task

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prompt_distillation.config.label_config import LabelConfig, PriceConfig
 from prompt_distillation.data.text import safe_for_terminal
 from prompt_distillation.engines import Engine, engine_options
 from prompt_distillation.engines.event_loop import run
 from prompt_distillation.engines.prompts import PromptEncoder, shared_prefix_length
 from prompt_distillation.labelling.dataset import Counts, Outcomes
 from prompt_distillation.labelling.input_spool import InputSpool, WorkItem
-from prompt_distillation.labelling.label_config import LabelConfig, PriceConfig
 from prompt_distillation.labelling.labeller import Labeller, OpenTeacher
 from prompt_distillation.labelling.progress import Progress
 from prompt_distillation.tasks import ChatMessage, Task

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, Self
 
 import orjson
 
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.data.dataset_files import Shard
 from prompt_distillation.data.inputs import Columns, Input, check_gold, read_inputs
 from prompt_distillation.data.splits import input_key, is_held_out, shard_of
 from prompt_distillation.errors import InputError, OutputWriteError
-from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.tasks import Task
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
 
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.data.text import encodable
 from prompt_distillation.engines import (
     Engine,
@@ -21,9 +22,8 @@ from prompt_distillation.engines.base import RequestRefusedError
 from prompt_distillation.labelling.dataset import Outcomes
 from prompt_distillation.labelling.input_spool import WorkItem
 from prompt_distillation.labelling.journal import Attempt, Journal
-from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.labelling.progress import Progress
-from prompt_distillation.labelling.votes import ReadAttempt, Step, Verdict, Votes
+from prompt_distillation.labelling.votes_and_retries import ReadAttempt, Step, Verdict, Votes
 from prompt_distillation.tasks import Task
 
 OpenTeacher = Callable[[], AbstractAsyncContextManager[Engine]]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prompt_distillation.checkpoints import resolve_model
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.data.dataset_files import DatasetPaths, Shard, dataset_paths
 from prompt_distillation.data.files import refuse_unsafe_outputs
 from prompt_distillation.data.inputs import gold_path_of
@@ -35,10 +36,7 @@ from prompt_distillation.labelling.estimate import (
 )
 from prompt_distillation.labelling.input_spool import InputSpool, read_inputs_once
 from prompt_distillation.labelling.journal import Journal, digest_of, open_journal
-from prompt_distillation.labelling.label_config import LabelConfig
-from prompt_distillation.labelling.labeller import Labeller, OpenTeacher
-from prompt_distillation.labelling.progress import Progress, print_summary
-from prompt_distillation.labelling.run_manifest import (
+from prompt_distillation.labelling.label_manifest import (
     EarlierRun,
     dataset_settings,
     make_manifest,
@@ -46,6 +44,8 @@ from prompt_distillation.labelling.run_manifest import (
     teacher_identity,
     tell_what_is_kept,
 )
+from prompt_distillation.labelling.labeller import Labeller, OpenTeacher
+from prompt_distillation.labelling.progress import Progress, print_summary
 from prompt_distillation.tasks import Task, load_task
 
 if TYPE_CHECKING:

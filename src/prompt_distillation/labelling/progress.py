@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from prompt_distillation.data.intervals import wilson_interval
 from prompt_distillation.labelling.dataset import Counts
-from prompt_distillation.labelling.votes import Verdict
+from prompt_distillation.labelling.votes_and_retries import Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console

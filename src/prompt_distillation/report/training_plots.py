@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from prompt_distillation.data.run_files import History
+from prompt_distillation.data.training_files import History
 from prompt_distillation.report.evaluation_plots import BLUE, RED, STYLE, one_axes, save_picture
 
 TRAINING_PICTURES = (

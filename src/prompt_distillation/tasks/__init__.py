@@ -5,7 +5,7 @@ from prompt_distillation.tasks.answer_extraction import (
     START_OF_THINKING,
     extract_answer,
 )
-from prompt_distillation.tasks.kinds import Answer, AnswerKind, RejectReason
+from prompt_distillation.tasks.answer_kind import Answer, AnswerKind, RejectReason
 from prompt_distillation.tasks.task import (
     ChatMessage,
     Task,

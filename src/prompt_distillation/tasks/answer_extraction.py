@@ -1,6 +1,6 @@
 """Where a completion's answer is: after the last ``</think>``, and nowhere else."""
 
-from prompt_distillation.tasks.kinds import Answer, RejectReason
+from prompt_distillation.tasks.answer_kind import Answer, RejectReason
 from prompt_distillation.tasks.patterns import without_half_characters
 
 START_OF_THINKING = "<think>"

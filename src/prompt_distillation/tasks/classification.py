@@ -18,7 +18,7 @@ from typing import Any
 import re2
 
 from prompt_distillation.errors import TaskError
-from prompt_distillation.tasks.kinds import Answer, MetricFamily, RejectReason
+from prompt_distillation.tasks.answer_kind import Answer, MetricFamily, RejectReason
 from prompt_distillation.tasks.patterns import PatternError, compile_pattern
 
 PROMPTED_MAX_TOKENS = 512

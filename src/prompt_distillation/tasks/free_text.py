@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.errors import TaskError
-from prompt_distillation.tasks.kinds import Answer, MetricFamily
+from prompt_distillation.tasks.answer_kind import Answer, MetricFamily
 
 MAX_TOKENS = 1024
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.errors import TaskError
-from prompt_distillation.tasks.kinds import Answer, MetricFamily, RejectReason
+from prompt_distillation.tasks.answer_kind import Answer, MetricFamily, RejectReason
 from prompt_distillation.tasks.patterns import (
     PatternError,
     compile_pattern,

@@ -21,10 +21,10 @@ from typing import Any, Literal, TypedDict
 from prompt_distillation.errors import TaskError
 from prompt_distillation.examples import find_example
 from prompt_distillation.tasks.answer_extraction import extract_answer
+from prompt_distillation.tasks.answer_kind import Answer, AnswerKind
 from prompt_distillation.tasks.classification import read_classification
 from prompt_distillation.tasks.free_text import read_free_text
 from prompt_distillation.tasks.json_object import read_json_kind
-from prompt_distillation.tasks.kinds import Answer, AnswerKind
 from prompt_distillation.yaml_files import read_yaml_mapping
 
 KINDS: Mapping[str, Callable[[Mapping[str, Any], Path], AnswerKind]] = {

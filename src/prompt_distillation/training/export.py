@@ -17,13 +17,13 @@ from prompt_distillation.data.files import (
     write_json,
 )
 from prompt_distillation.data.locks import hold_lock
-from prompt_distillation.data.run_files import CARD_FILE, MANIFEST_FILE
+from prompt_distillation.data.training_files import CARD_FILE, MANIFEST_FILE
 from prompt_distillation.errors import InputError, ModelError, PromptDistillationError
 from prompt_distillation.provenance import provenance
 from prompt_distillation.training.output_folder import as_write_error
 
 if TYPE_CHECKING:
-    from prompt_distillation.training.lora.liveness import LivenessCheck
+    from prompt_distillation.training.lora.merge_check import MergeCheck
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +69,13 @@ class ExportResult:
     """
 
     output_dir: Path
-    checks: tuple["LivenessCheck", ...]
+    checks: tuple["MergeCheck", ...]
     same_answers: float | None
     needs_gpu: bool
 
 
 def export(
-    config: ExportConfig, *, on_checks: Callable[[Sequence["LivenessCheck"]], None] | None = None
+    config: ExportConfig, *, on_checks: Callable[[Sequence["MergeCheck"]], None] | None = None
 ) -> ExportResult:
     """Merge, prove, describe, and only then give the folder its name.
 
@@ -171,16 +171,16 @@ def _write(
     base: str,
     adapter: Path,
     partial: Path,
-    on_checks: Callable[[Sequence["LivenessCheck"]], None] | None,
+    on_checks: Callable[[Sequence["MergeCheck"]], None] | None,
 ) -> ExportResult:
     from prompt_distillation.data.model_card import exported_card
     from prompt_distillation.data.result_files import read_result
-    from prompt_distillation.training.lora import liveness
+    from prompt_distillation.training.lora import merge_check
 
     merge_adapter(base, adapter, partial)
     write_older_keys(partial)
     scores = _measure(config, base, adapter, partial)
-    checks = liveness.check_liveness(scores)
+    checks = merge_check.check_merge(scores)
     if on_checks is not None:
         on_checks(checks)
     failed = [pair for pair in checks if not pair.passes]
@@ -202,7 +202,7 @@ def _write(
     return ExportResult(
         output_dir=config.output_dir,
         checks=tuple(checks),
-        same_answers=liveness.same_best(scores, liveness.MERGED, liveness.QUANTISED)
+        same_answers=merge_check.same_best(scores, merge_check.MERGED, merge_check.QUANTISED)
         if quantised
         else None,
         needs_gpu=_needs_gpu(config, partial),
@@ -253,9 +253,9 @@ def _measure(config: ExportConfig, base: str, adapter: Path, merged: Path) -> di
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from prompt_distillation.data.chat_rows import read_chat_rows
-    from prompt_distillation.training.answering import questions
     from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
-    from prompt_distillation.training.lora import liveness
+    from prompt_distillation.training.held_out_answers import questions
+    from prompt_distillation.training.lora import merge_check
     from prompt_distillation.training.quantisation.w4a16 import quantise_checkpoint
 
     tokenizer = AutoTokenizer.from_pretrained(merged)
@@ -270,21 +270,21 @@ def _measure(config: ExportConfig, base: str, adapter: Path, merged: Path) -> di
     labels = (q.answer for q in questions(encoded.rows, limit=len(encoded.rows)))
     answers = [list(answer) for answer in dict.fromkeys(map(tuple, labels))][:ANSWERS]
     adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
-    scores = liveness.score_adapter(adapted, asked, answers)
+    scores = merge_check.score_adapter(adapted, asked, answers)
     del adapted, model
 
     def saved() -> Any:
         loaded = AutoModelForCausalLM.from_pretrained(merged, dtype="auto").eval()
-        return liveness.score(loaded, asked, answers)
+        return merge_check.score(loaded, asked, answers)
 
-    scores[liveness.MERGED] = saved()
-    served = liveness.SERVED
+    scores[merge_check.MERGED] = saved()
+    served = merge_check.SERVED
     if config.quantise != "none":
         quantise_checkpoint(merged)
-        scores[liveness.QUANTISED] = saved()
-        served = liveness.SERVED_QUANTISED
+        scores[merge_check.QUANTISED] = saved()
+        served = merge_check.SERVED_QUANTISED
     if _is_served(config, merged):
-        scores[served] = liveness.score_served(merged, asked, answers)
+        scores[served] = merge_check.score_served(merged, asked, answers)
     return scores
 
 

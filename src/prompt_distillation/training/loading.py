@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from prompt_distillation.checkpoints import check_model
 from prompt_distillation.config import ModelConfig
+from prompt_distillation.config.train_config import FourBitConfig, TrainConfig
 from prompt_distillation.data.files import sibling
 from prompt_distillation.errors import ConfigError, InputError, ModelError
-from prompt_distillation.training.train_config import FourBitConfig, TrainConfig
 
 if TYPE_CHECKING:
     from prompt_distillation.training.encode import EncodedRows

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from prompt_distillation.data.files import atomic_writer, write_json
 from prompt_distillation.data.intervals import Interval, wilson_interval, with_interval
-from prompt_distillation.data.run_files import HISTORY_FILE, LOSS_FILE
+from prompt_distillation.data.training_files import HISTORY_FILE, LOSS_FILE
 from prompt_distillation.provenance import model_fingerprint, provenance, sha256_of_file
 from prompt_distillation.training.lora.adapter import count_parameters
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from prompt_distillation.data.files import read_json, refuse_unsafe_outputs, write_json
 from prompt_distillation.data.locks import hold_lock
-from prompt_distillation.data.run_files import (
+from prompt_distillation.data.training_files import (
     CARD_FILE,
     HISTORY_FILE,
     LOSS_FILE,

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from prompt_distillation.config import flat
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.data.files import atomic_writer, write_json
-from prompt_distillation.data.run_files import (
+from prompt_distillation.data.training_files import (
     CARD_FILE,
     HISTORY_FILE,
     LOSS_FILE,
@@ -43,7 +44,6 @@ from prompt_distillation.training.output_folder import (
     as_write_error,
     hold_run_folder,
 )
-from prompt_distillation.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -213,7 +213,7 @@ def _trl_arguments(run: PreparedRun, checkpoint: Path | None) -> Any:
 def _build_trainer(run: PreparedRun, folder: RunFolder, arguments: Any, model: Any) -> Any:
     from transformers import EarlyStoppingCallback, set_seed
 
-    from prompt_distillation.training.answering import questions
+    from prompt_distillation.training.held_out_answers import questions
     from prompt_distillation.training.lora.adapter import adapt
     from prompt_distillation.training.methods.sft import AnswerTrainer
     from prompt_distillation.training.progress import LossFile, ProgressLine

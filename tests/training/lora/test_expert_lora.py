@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from training.tiny_student import build_student
 from transformers import GptOssConfig, GptOssForCausalLM
 
+from prompt_distillation.config.train_config import LoraSettings
 from prompt_distillation.errors import ConfigError
 from prompt_distillation.training.lora import expert_lora
 from prompt_distillation.training.lora.adapter import find_targets, lora_config
 from prompt_distillation.training.lora.expert_lora import find_obstacle, set_expert_lora
-from prompt_distillation.training.train_config import LoraSettings
 
 # A rank of 3 is no multiple of what a GPU's kernel takes.
 LORA = LoraSettings(lora_rank=8, lora_expert_rank=3, lora_targets="all-linear")

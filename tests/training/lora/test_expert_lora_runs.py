@@ -9,10 +9,10 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from prompt_distillation.checkpoints import merge_adapter
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.training.lora.expert_lora import ParamWrapper
 from prompt_distillation.training.methods.sft import AnswerTrainer
 from prompt_distillation.training.run import train
-from prompt_distillation.training.train_config import TrainConfig
 
 IDS = torch.arange(5, 25)[None]
 

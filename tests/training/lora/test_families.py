@@ -5,11 +5,11 @@ import torch
 from peft import PeftModel
 from training.families import CONFIGS, build_family
 
+from prompt_distillation.config.train_config import LoraSettings
 from prompt_distillation.errors import ConfigError, ModelError
 from prompt_distillation.training.loading import rows_stay_apart
 from prompt_distillation.training.lora import adapter as adapter_module
 from prompt_distillation.training.lora.adapter import adapt, trained_kinds
-from prompt_distillation.training.train_config import LoraSettings
 
 LORA = LoraSettings(lora_rank=6, lora_expert_rank=3)
 IDS = torch.arange(3, 20)[None]

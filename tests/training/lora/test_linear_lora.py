@@ -8,10 +8,10 @@ from peft import get_peft_model
 from peft.tuners import lora
 from training.tiny_student import build_student
 
+from prompt_distillation.config.train_config import LoraSettings
 from prompt_distillation.training.lora import linear_lora
 from prompt_distillation.training.lora.adapter import adapt, find_targets, lora_config
 from prompt_distillation.training.lora.linear_lora import set_linear_lora
-from prompt_distillation.training.train_config import LoraSettings
 
 LORA = LoraSettings(lora_rank=8, lora_expert_rank=None, lora_targets="attention")
 IDS = torch.randint(3, 400, (2, 19), generator=torch.Generator().manual_seed(0))

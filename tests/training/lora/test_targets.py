@@ -3,6 +3,7 @@ import torch
 from peft import PeftModel
 from training.tiny_student import build_student
 
+from prompt_distillation.config.train_config import LoraSettings
 from prompt_distillation.errors import ConfigError
 from prompt_distillation.training.lora.adapter import (
     TrainedKind,
@@ -12,7 +13,6 @@ from prompt_distillation.training.lora.adapter import (
     find_targets,
     trained_kinds,
 )
-from prompt_distillation.training.train_config import LoraSettings
 
 ATTENTION = tuple(f"self_attn.{name}_proj" for name in "qkvo")
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")

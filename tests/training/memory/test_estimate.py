@@ -6,10 +6,10 @@ from training.shapes import qwen3_30b_a3b
 from training.tiny_student import build_student
 from transformers import Trainer, TrainingArguments
 
+from prompt_distillation.config.train_config import LoraSettings
 from prompt_distillation.training.lora.adapter import adapt
 from prompt_distillation.training.memory.estimate import Workload, estimate_memory
 from prompt_distillation.training.memory.plan import SPARE
-from prompt_distillation.training.train_config import LoraSettings
 
 LORA = LoraSettings(lora_rank=8, lora_expert_rank=4, lora_targets="all-linear")
 PLAN = Workload(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.training import flops
 from prompt_distillation.training.loading import prepare
 from prompt_distillation.training.memory import plan
@@ -16,7 +17,6 @@ from prompt_distillation.training.memory.plan import (
     settle_checkpointing,
 )
 from prompt_distillation.training.progress import show_plan
-from prompt_distillation.training.train_config import TrainConfig
 
 
 @pytest.fixture

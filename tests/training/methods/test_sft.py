@@ -6,11 +6,11 @@ from datasets import Dataset
 from training.tiny_student import build_student, write_rows
 from trl import SFTConfig, SFTTrainer
 
+from prompt_distillation.config.train_config import LoraSettings
 from prompt_distillation.data.chat_rows import read_chat_rows
 from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
 from prompt_distillation.training.lora.adapter import adapt
 from prompt_distillation.training.methods.sft import AnswerTrainer
-from prompt_distillation.training.train_config import LoraSettings
 
 LORA = LoraSettings(lora_rank=8, lora_expert_rank=4, lora_targets="all-linear")
 

@@ -14,6 +14,7 @@ from training.shapes import qwen3_30b_a3b
 from training.tiny_student import build_student, save_student
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from prompt_distillation.config.train_config import FourBitConfig, LoraSettings, TrainConfig
 from prompt_distillation.errors import ConfigError, ModelError
 from prompt_distillation.training.loading import load_student
 from prompt_distillation.training.memory.estimate import GIB, Workload, estimate_memory
@@ -23,7 +24,6 @@ from prompt_distillation.training.quantisation.base_weights import (
     quantised_names,
 )
 from prompt_distillation.training.quantisation.four_bit import FourBitTensor
-from prompt_distillation.training.train_config import FourBitConfig, LoraSettings, TrainConfig
 
 pytest.importorskip("bitsandbytes")
 
@@ -83,7 +83,7 @@ LOADING = """
 import sys, threading, time
 from dataclasses import replace
 from prompt_distillation.training.loading import load_student
-from prompt_distillation.training.train_config import TrainConfig
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.training.quantisation.base_weights import held_bytes
 
 def anonymous():  # what is allocated; pages of the checkpoint's file are the kernel's to keep

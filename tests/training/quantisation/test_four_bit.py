@@ -5,12 +5,12 @@ import torch
 from torch.nn.functional import grouped_mm, linear
 from training.devices import GPU
 
+from prompt_distillation.config.train_config import FourBitConfig
 from prompt_distillation.training.quantisation.four_bit import (
     FourBitTensor,
     bytes_per_number,
     quantise,
 )
-from prompt_distillation.training.train_config import FourBitConfig
 
 pytest.importorskip("bitsandbytes")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from prompt_distillation.config.train_config import LoraSettings
 from prompt_distillation.errors import ConfigError, ModelError
-from prompt_distillation.training.train_config import LoraSettings
 
 ALL_LINEAR = "all-linear"
 ATTENTION = "attention"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers.integrations.sdpa_attention import repeat_kv
 
+from prompt_distillation.config.train_config import FourBitConfig, LoraSettings
 from prompt_distillation.training.fused_norms import fuse_norms, is_fused
 from prompt_distillation.training.lora.adapter import (
     active_experts,
@@ -24,7 +25,6 @@ from prompt_distillation.training.lora.adapter import (
 )
 from prompt_distillation.training.lora.expert_lora import IMPLEMENTATION, ParamWrapper
 from prompt_distillation.training.quantisation.base_weights import BaseBytes, base_bytes
-from prompt_distillation.training.train_config import FourBitConfig, LoraSettings
 
 GIB = 2**30
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from prompt_distillation.config import flat
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.machine import memory_bytes
 from prompt_distillation.training.encode import IGNORED, EncodedRows
 from prompt_distillation.training.loading import PreparedRun, base_dtype, process_count
@@ -24,7 +25,6 @@ from prompt_distillation.training.memory.estimate import (
     meta_model,
 )
 from prompt_distillation.training.quantisation.base_weights import BaseBytes
-from prompt_distillation.training.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

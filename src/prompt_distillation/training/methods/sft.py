@@ -24,14 +24,14 @@ from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
 
 from prompt_distillation.errors import DivergedError
-from prompt_distillation.training.answering import (
+from prompt_distillation.training.encode import IGNORED, EncodedRow
+from prompt_distillation.training.flops import peak_flops, training_flops_per_token
+from prompt_distillation.training.held_out_answers import (
     Question,
     answer_greedily,
     count_right,
     until_end,
 )
-from prompt_distillation.training.encode import IGNORED, EncodedRow
-from prompt_distillation.training.flops import peak_flops, training_flops_per_token
 
 POSITIONS = "label_positions"
 """Key of a batch: where the scores of labelled tokens stand, counted before the batch is on a GPU,

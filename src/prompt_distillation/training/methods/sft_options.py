@@ -16,8 +16,8 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from prompt_distillation.config import convert, settings_of, unknown_name
+from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.errors import ConfigError
-from prompt_distillation.training.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from transformers.core_model_loading import ConversionOps
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from prompt_distillation.config.train_config import FourBitConfig
 from prompt_distillation.errors import ConfigError
 from prompt_distillation.training.lora.adapter import expert_kinds, kind_of, linear_kinds
 from prompt_distillation.training.quantisation.four_bit import (
@@ -23,7 +24,6 @@ from prompt_distillation.training.quantisation.four_bit import (
     bytes_per_number,
     quantise,
 )
-from prompt_distillation.training.train_config import FourBitConfig
 
 _METHOD = "prompt_distillation_4bit"
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
-from prompt_distillation.training.train_config import FourBitConfig
+from prompt_distillation.config.train_config import FourBitConfig
 
 _aten = torch.ops.aten
 

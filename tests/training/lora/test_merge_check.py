@@ -2,18 +2,18 @@ import pytest
 import torch
 from training.tiny_student import build_student
 
-from prompt_distillation.training.answering import Question
+from prompt_distillation.config.train_config import LoraSettings
+from prompt_distillation.training.held_out_answers import Question
 from prompt_distillation.training.lora.adapter import adapt
-from prompt_distillation.training.lora.liveness import (
+from prompt_distillation.training.lora.merge_check import (
     ADAPTER,
     BASE,
     MERGED,
     WITHOUT_EXPERTS,
-    check_liveness,
+    check_merge,
     score,
     score_adapter,
 )
-from prompt_distillation.training.train_config import LoraSettings
 
 ASKED = [Question(list(range(10, 10 + n)), []) for n in (4, 9, 6)]
 ANSWERS = [[7, 2], [8, 9, 2], [11, 2]]
@@ -52,11 +52,11 @@ def test_a_whole_merge_passes_and_one_without_experts_fails():
     again = score_adapter(model, ASKED, ANSWERS)
     assert torch.equal(scores[ADAPTER], again[ADAPTER])  # the model is as it was
     merged = model.merge_and_unload()
-    whole = check_liveness(scores | {MERGED: score(merged, ASKED, ANSWERS)})
+    whole = check_merge(scores | {MERGED: score(merged, ASKED, ANSWERS)})
     assert [pair.passes for pair in whole] == [True] * 4
-    half = check_liveness(scores | {MERGED: scores[WITHOUT_EXPERTS]})
+    half = check_merge(scores | {MERGED: scores[WITHOUT_EXPERTS]})
     assert [(pair.first, pair.second) for pair in half if not pair.passes] == [(ADAPTER, MERGED)]
-    none = check_liveness(scores | {MERGED: scores[BASE]})
+    none = check_merge(scores | {MERGED: scores[BASE]})
     assert (BASE, MERGED) in [(pair.first, pair.second) for pair in none if not pair.passes]
 
 
@@ -64,5 +64,5 @@ def test_an_adapter_that_was_never_trained_is_not_alive():
     model = build_student("qwen3_moe", 400)
     settings = LoraSettings(lora_rank=4, lora_expert_rank=2, lora_targets="all-linear")
     model = adapt(model, settings).eval()
-    pairs = check_liveness(score_adapter(model, ASKED, ANSWERS))
+    pairs = check_merge(score_adapter(model, ASKED, ANSWERS))
     assert not any(pair.passes for pair in pairs)

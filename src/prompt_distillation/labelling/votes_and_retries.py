@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from prompt_distillation.config.label_config import LabelConfig, VoteConfig
 from prompt_distillation.labelling.journal import Attempt
-from prompt_distillation.labelling.label_config import LabelConfig, VoteConfig
 from prompt_distillation.tasks import Answer, RejectReason, Task
 
 TEMPERATURE_STEP = 0.25

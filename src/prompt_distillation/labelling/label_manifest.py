@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.config import flat
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.data.dataset_files import DatasetPaths, Manifest, Shard
 from prompt_distillation.data.files import read_json
 from prompt_distillation.errors import InputError, NoLabelsError, OutputExistsError
@@ -20,7 +21,6 @@ from prompt_distillation.labelling.dataset import Counts
 from prompt_distillation.labelling.disagreements import Corrections
 from prompt_distillation.labelling.input_spool import InputSpool
 from prompt_distillation.labelling.journal import Journal, is_journal
-from prompt_distillation.labelling.label_config import LabelConfig
 from prompt_distillation.labelling.labeller import Labeller
 from prompt_distillation.provenance import model_fingerprint, provenance, sha256_of_file
 from prompt_distillation.tasks import RejectReason, Task

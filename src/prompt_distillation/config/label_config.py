@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prompt_distillation.config import (
+    Duplicates,
     EngineConfig,
     InputConfig,
     ModelConfig,
@@ -12,7 +13,6 @@ from prompt_distillation.config import (
     block,
     option,
 )
-from prompt_distillation.data.splits import Duplicates
 from prompt_distillation.errors import ConfigError
 
 DEFAULT_TEACHER = "Qwen/Qwen3-30B-A3B-Thinking-2507"

@@ -5,7 +5,7 @@ from labelling.scripted import LANGUAGE_TASK, answer, completion, settings
 
 from prompt_distillation.engines.base import Completion
 from prompt_distillation.labelling.journal import Attempt
-from prompt_distillation.labelling.votes import ReadAttempt, Step, Verdict, Votes
+from prompt_distillation.labelling.votes_and_retries import ReadAttempt, Step, Verdict, Votes
 from prompt_distillation.tasks import RejectReason, load_task
 
 CUT = completion("so much to think about", finish_reason="length")

@@ -28,6 +28,7 @@ Config = TypeVar("Config")
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 EngineKind = Literal["auto", "vllm", "transformers", "server"]
+Duplicates = Literal["normalised", "exact"]
 
 _TRUE, _FALSE = {"true", "yes", "1"}, {"false", "no", "0"}
 _LARGEST_WHOLE_NUMBER = 2**63 - 1

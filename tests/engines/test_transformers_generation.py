@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prompt_distillation.engines import Sampling
-from prompt_distillation.engines.generation import BatchGenerator, Marks, Row
+from prompt_distillation.engines.transformers_generation import BatchGenerator, Marks, Row
 
 MARKS = Marks(end_of_turn=frozenset({7}), start_of_thinking=(258,), end_of_thinking=(259,))
 PREFIX = [(11 * number) % 250 for number in range(70)]
@@ -83,7 +83,7 @@ def test_a_prefix_is_shared_or_copied_with_one_result(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from prompt_distillation.engines import generation
+    from prompt_distillation.engines import transformers_generation as generation
 
     model = AutoModelForCausalLM.from_pretrained(
         tiny_models.student, attn_implementation="sdpa" if shared else "eager"

@@ -1,9 +1,14 @@
 import torch
 from training.tiny_student import build_student
 
-from prompt_distillation.training import answering
-from prompt_distillation.training.answering import Question, answer_greedily, count_right, questions
+from prompt_distillation.training import held_out_answers
 from prompt_distillation.training.encode import EncodedRow
+from prompt_distillation.training.held_out_answers import (
+    Question,
+    answer_greedily,
+    count_right,
+    questions,
+)
 
 
 def test_a_row_is_taken_apart_into_context_and_answer():
@@ -37,7 +42,7 @@ def test_answers_do_not_depend_on_the_other_rows_of_a_batch():
 
 
 def test_a_batch_holds_as_many_rows_as_its_tokens_allow(monkeypatch):
-    monkeypatch.setattr(answering, "TOKENS_PER_BATCH", 30)
+    monkeypatch.setattr(held_out_answers, "TOKENS_PER_BATCH", 30)
     model = build_student("qwen3_moe", 400).eval()
     shapes = []
     plain = model.generate

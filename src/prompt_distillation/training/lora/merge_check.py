@@ -15,7 +15,7 @@ import torch
 
 from prompt_distillation.engines.base import EngineOptions
 from prompt_distillation.machine import choose_device
-from prompt_distillation.training.answering import Question
+from prompt_distillation.training.held_out_answers import Question
 
 BASE = "base"
 ADAPTER = "base + adapter"
@@ -42,7 +42,7 @@ was learnt would be at stake. The example student measures 0.016."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LivenessCheck:
+class MergeCheck:
     """Two ways of loading, side by side.
 
     Attributes:
@@ -63,7 +63,7 @@ class LivenessCheck:
         return (self.difference <= self.limit) == self.should_agree
 
 
-def check_liveness(scores: Scores) -> list[LivenessCheck]:
+def check_merge(scores: Scores) -> list[MergeCheck]:
     """Judge every pair of ways that matters and was scored."""
 
     def difference(first: str, second: str) -> float:
@@ -83,7 +83,7 @@ def check_liveness(scores: Scores) -> list[LivenessCheck]:
         (BASE, SERVED_QUANTISED, None),
     ]
     return [
-        LivenessCheck(
+        MergeCheck(
             first=first,
             second=second,
             should_agree=share is not None,

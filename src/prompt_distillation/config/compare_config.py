@@ -11,8 +11,8 @@ from prompt_distillation.config import (
     block,
     option,
 )
+from prompt_distillation.config.evaluate_config import DEFAULT_STUDENT, TestConfig
 from prompt_distillation.errors import ConfigError
-from prompt_distillation.evaluation.evaluate_config import DEFAULT_STUDENT, TestConfig
 
 CELLS = ("teacher", "teacher_direct", "student_prompted", "student_before", "student")
 
