@@ -184,3 +184,13 @@ def test_missing_truths_are_counted(make_result) -> None:
     assert "Overall Accuracy: - (no input has a gold answer)" in shown
     assert "Correct:" not in shown
     assert "Agreement" not in shown
+
+
+def test_many_labels_without_a_confusion_are_a_sentence() -> None:
+    console, out = make_console()
+    labels = [f"label {i}" for i in range(77)]
+    matrix = confusion_matrix([prediction("x", label, label) for label in labels], labels)
+
+    print_confusion_matrix(console, matrix)
+
+    assert "No label of 77 is confused with another." in out.getvalue()

@@ -95,6 +95,9 @@ def print_result(console: Console, result: Result, *, output_file: Path) -> None
 def print_confusion_matrix(console: Console, matrix: ConfusionMatrix) -> None:
     """Print counts: rows are the truth, columns the prediction, a dot for none."""
     rows, columns, note = _shown_labels(matrix)
+    if not rows:
+        _line(console, f"\nNo label of {len(matrix.labels) - 1} is confused with another.")
+        return
     width = max(4, 2 + max(len(label) for label in columns))
     margin = max(2, max((len(label) for label in rows), default=2))
     header = " " * (margin + 3) + "".join(f"{label:>{width}}" for label in columns) + "  | Total"
