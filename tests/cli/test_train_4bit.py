@@ -130,7 +130,7 @@ def test_what_does_not_go_with_4_bits(train_file, student, tmp_path, monkeypatch
         main([*asked, "--use_lora=false"])
     with pytest.raises(ConfigError, match=r"--bnb_4bit_quant_type is 'int4'.*nf4"):
         main([*asked, "--bnb_4bit_quant_type=int4"])
-    with pytest.raises(ConfigError, match="leave out one of the two"):
+    with pytest.raises(ConfigError, match="remove one of the two"):
         # A flag with a space cannot follow a bare one.
         main(["--model_init_kwargs={quantization_config: {}}", *asked])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

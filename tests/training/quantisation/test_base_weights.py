@@ -144,7 +144,7 @@ def test_a_model_that_is_quantised_already_is_refused(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "fp8"}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"quantised already \(fp8\)"):
+    with pytest.raises(ModelError, match=r"already quantised \(fp8\)"):
         load(folder, FourBitConfig())
 
 
