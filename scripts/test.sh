@@ -4,12 +4,16 @@
 #   bash scripts/test.sh                       # everything this machine can run
 #   bash scripts/test.sh -m 'not vllm' -x      # a part of it
 #   bash scripts/test.sh tests/test_task.py
+#   bash scripts/test.sh -m gpu                # on an NVIDIA GPU: what only a GPU can show
 #
-# Needs no GPU, no account and, once installed, no network.
+# Otherwise it needs no GPU, no account and, once installed, no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-bash scripts/install.sh
+case " $* " in
+  *" -m gpu "*) bash scripts/install.sh --gpu ;;
+  *) bash scripts/install.sh ;;
+esac
 
 # No test may reach for a hub, a W&B account or a telemetry host, nor wait for one.
 export HF_HUB_OFFLINE=1 WANDB_MODE=offline VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
