@@ -398,8 +398,22 @@ def test_an_input_is_never_replaced(tmp_path, name, link):
     assert not (tmp_path / "out.journal.jsonl").exists()
 
 
+@pytest.mark.parametrize("content", ["", "{", '{"pid": 5, "host": "a", "since": "b"}\n'])
+def test_a_lock_that_a_run_left_behind_stops_nobody(tmp_path, content):
+    write_inputs(tmp_path, 4)
+    in_file(tmp_path / "out.journal.lock", content)
+    assert run_label(tmp_path, held_out=0.0)[0].state == "written"
+
+
 @pytest.mark.parametrize(
-    "name", ["out.jsonl", "out.rejects.jsonl", "out.manifest.json", "out.journal.jsonl"]
+    "name",
+    [
+        "out.jsonl",
+        "out.rejects.jsonl",
+        "out.manifest.json",
+        "out.journal.jsonl",
+        "out.journal.lock",
+    ],
 )
 def test_a_file_that_labelling_did_not_write_is_kept(tmp_path, name):
     write_inputs(tmp_path, 4)

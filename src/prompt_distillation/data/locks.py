@@ -45,6 +45,11 @@ def refuse_if_held(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_lock(path: Path) -> bool:
+    """Whether a file is a lock of ours, perhaps one that a full disk cut short."""
+    return path.is_file() and b'{"pid": '.startswith(path.read_bytes()[:8])
+
+
 def _lock(descriptor: int, kind: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)

@@ -16,6 +16,7 @@ from prompt_distillation.config import flat
 from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.data.dataset_files import DatasetPaths, Manifest, Shard
 from prompt_distillation.data.files import read_json
+from prompt_distillation.data.locks import is_lock
 from prompt_distillation.errors import InputError, NoLabelsError, OutputExistsError
 from prompt_distillation.labelling.dataset import Counts
 from prompt_distillation.labelling.disagreements import Corrections
@@ -142,7 +143,7 @@ class EarlierRun:
             if path in journals:
                 return path.is_file() and is_journal(path)
             if path in locks:
-                return path.is_file() and path.read_bytes()[:8] == b'{"pid": '
+                return is_lock(path)
             if not path.is_file():
                 return False  # a pipe or a device
             if path == self._paths.dataset:
