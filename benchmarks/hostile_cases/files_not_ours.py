@@ -26,6 +26,8 @@ SOMEBODYS = {
     "manifest-no-json": {"training_manifest.json": "not JSON at all"},
     "manifest-empty": {"training_manifest.json": ""},
     "runs-and-logs": {"runs/events.out.tfevents.1": "curves", "wandb/run-1/log.txt": "more"},
+    "results": {"student.json": '{"mine": 1}', "comparison.json": '{"mine": 2}'},
+    "table": {"comparison.md": "# My table\n"},
     "hidden": {".gitignore": "*.log\n"},
     "deep": {"a/b/c/notes.txt": "notes"},
 }
@@ -39,7 +41,7 @@ def cases() -> Iterator[Case]:
         for name in SOMEBODYS:
             yield Case(group="folders", name=f"train/{name}{suffix}", act=_train_into(name, flags))
             yield Case(group="folders", name=f"export/{name}{suffix}", act=_export_to(name, flags))
-        for name in ("readme", "pictures", "plots", "model", "deep"):
+        for name in ("readme", "pictures", "plots", "model", "deep", "results", "table"):
             yield Case(group="folders", name=f"compare/{name}{suffix}", act=_compare(name, flags))
         for part in ("heldout", "records", "rejects", "manifest", "journal", "lock"):
             act = _label_beside(part, flags)

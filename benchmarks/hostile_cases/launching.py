@@ -64,6 +64,8 @@ class Running:
 
     def signal(self, number: int) -> None:
         """Send a signal to the process, if it is still there."""
+        if not self.pid:
+            return  # 0 would be this process's own group
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
@@ -78,6 +80,8 @@ class Running:
 
     def kill_group(self) -> None:
         """End the process and whatever it started."""
+        if not self.pid:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -176,7 +180,8 @@ class Launcher:
             self._connection.sendmsg([json.dumps(request).encode()], rights)
         for end in ends:
             os.close(end)
-        running.started.wait(60)
+        if not running.started.wait(60):
+            raise RuntimeError(f"the host did not start {order.command[0]}")
         return running
 
     def _listen(self) -> None:

@@ -49,6 +49,37 @@ def is_result(path: Path) -> bool:
         return False
 
 
+def check_comparison_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path]) -> None:
+    """Refuse, before hours of work, a folder where a comparison must not be written.
+
+    Args:
+        folder: of the comparison; an earlier one may be there.
+        names: of the results that will be written.
+        inputs: what is read.
+
+    Raises:
+        ConfigError: the folder is an input, contains one or lies inside one.
+        OutputExistsError: it holds files, and none says that a comparison has written them.
+    """
+
+    def is_ours(path: Path) -> bool:
+        if path.is_file():
+            return is_result(path)
+        entries = list(path.iterdir()) if path.is_dir() else []
+        return is_comparison(path) or all(one.is_file() and is_result(one) for one in entries)
+
+    results = [folder / name for name in names] if folder.is_dir() else []
+    refuse_unsafe_outputs([folder, *results], inputs, is_ours=is_ours)
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder is one that a comparison has written."""
+    try:
+        return {"cells", "bill"} <= set(read_json(folder / COMPARISON_FILE))
+    except InputError:
+        return False
+
+
 def write_result(path: Path, result: Result) -> Path | None:
     """Write ``result`` atomically, keeping what stood there under a number.
 

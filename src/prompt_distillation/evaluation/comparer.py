@@ -20,7 +20,11 @@ from prompt_distillation.data.comparison import (
     StudentConfidence,
 )
 from prompt_distillation.data.files import refuse_to_overwrite
-from prompt_distillation.data.result_files import write_comparison, write_result
+from prompt_distillation.data.result_files import (
+    check_comparison_folder,
+    write_comparison,
+    write_result,
+)
 from prompt_distillation.data.results import PairedTest, Result
 from prompt_distillation.engines import (
     Completion,
@@ -80,6 +84,8 @@ def compare(config: CompareConfig, *, tell: Tell | None = None) -> Comparison:
     refuse_to_overwrite([config.output_dir / COMPARISON_FILE], overwrite=config.overwrite)
     task = load_task(config.test.task)
     plans = plan_cells(config, task)
+    names = [plan.output_file.name for plan in plans.values()]
+    check_comparison_folder(config.output_dir, names, _read_by(config))
     selection = select_inputs(config.test, task)
     measured = run(_measure(config, plans, selection, task=task, tell=tell or (lambda line: None)))
     cells = tuple(_make_cell(config, key, measured[key]) for key in config.cell_names)
@@ -129,6 +135,15 @@ def _plan(config: CompareConfig, key: str) -> EvaluateConfig:
         sampling=sampling,
         engine=config.engine,
     )
+
+
+def _read_by(config: CompareConfig) -> list[Path]:
+    """The files and folders that a comparison reads, where they are there."""
+    test = config.test
+    models = [config.teacher.model_name, config.student.model_name, config.student.base_model]
+    files = [test.test_file, test.ground_truth_file, test.train_data_file, test.task]
+    read = [*files, *(Path(model) for model in models if model)]
+    return [path for path in read if path is not None and path.exists()]
 
 
 def _model_of(config: CompareConfig, key: str) -> ModelConfig:
