@@ -145,6 +145,13 @@ class Comparison:
     provenance: Mapping[str, Any]
     student_against_teacher: PairedTest | None = None
 
+    def __repr__(self) -> str:
+        cells = [
+            f"{cell.key}={'-' if cell.accuracy is None else format(cell.accuracy, '.4f')}"
+            for cell in self.cells
+        ]
+        return f"Comparison({', '.join(cells)}; split={self.split!r}, truth={self.truth!r})"
+
     def cell(self, key: str) -> Cell | None:
         """The cell of that name, if it was run."""
         return next((cell for cell in self.cells if cell.key == key), None)

@@ -436,4 +436,17 @@ class Result:
     inputs: Mapping[str, str]
     provenance: Mapping[str, Any]
     predictions: tuple[Prediction, ...]
+
+    def __repr__(self) -> str:
+        summary = self.summary
+        parts = [f"model={self.model_path!r}", f"task={self.task!r}", f"split={self.split!r}"]
+        parts.append(f"parse_rate={summary.parse_rate:.4f} of {summary.total_samples}")
+        interval = summary.accuracy_interval
+        if summary.accuracy is not None and interval is not None:
+            parts.append(
+                f"accuracy={summary.accuracy:.4f} ({interval.low:.4f} to {interval.high:.4f}) of "
+                f"{summary.evaluated}, against {self.truth} answers"
+            )
+        return f"Result({', '.join(parts)})"
+
     field_scores: FieldScores | None = None
