@@ -26,7 +26,9 @@ def main(argv: Sequence[str]) -> int | None:
     from prompt_distillation.report.terminal import Stream, make_console, print_result
 
     test = config.test
-    read = [test.test_file, test.ground_truth_file, test.train_data_file, test.task]
+    from prompt_distillation.tasks import task_files
+
+    read = [test.test_file, test.ground_truth_file, test.train_data_file, *task_files(test.task)]
     check_output(config.output_file, [*read, config.predictions_file, config.gate.baseline])
     console = make_console()
     stream = Stream(console, quiet=config.quiet)

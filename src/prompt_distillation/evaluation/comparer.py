@@ -42,7 +42,7 @@ from prompt_distillation.evaluation.gate import compare_results
 from prompt_distillation.evaluation.predictions import NO_THINKING, asking_of, request_for
 from prompt_distillation.evaluation.selection import Selection, select_inputs
 from prompt_distillation.provenance import provenance
-from prompt_distillation.tasks import RejectReason, Task, load_task
+from prompt_distillation.tasks import RejectReason, Task, load_task, task_files
 
 Tell = Callable[[str], None]
 
@@ -141,7 +141,7 @@ def _read_by(config: CompareConfig) -> list[Path]:
     """The files and folders that a comparison reads, where they are there."""
     test = config.test
     models = [config.teacher.model_name, config.student.model_name, config.student.base_model]
-    files = [test.test_file, test.ground_truth_file, test.train_data_file, test.task]
+    files = [test.test_file, test.ground_truth_file, test.train_data_file, *task_files(test.task)]
     read = [*files, *(Path(model) for model in models if model)]
     return [path for path in read if path is not None and path.exists()]
 

@@ -46,7 +46,7 @@ from prompt_distillation.labelling.label_manifest import (
 )
 from prompt_distillation.labelling.labeller import Labeller, OpenTeacher
 from prompt_distillation.labelling.progress import Progress, print_summary
-from prompt_distillation.tasks import Task, load_task
+from prompt_distillation.tasks import Task, load_task, task_files
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,7 +168,7 @@ def label(
 def _refuse_unsafe(config: LabelConfig, paths: DatasetPaths) -> None:
     """See that no file of the dataset replaces an input, or somebody's file."""
     shard = Shard(index=config.shard_index, count=config.num_shards)
-    read = [config.input_file, gold_path_of(config.input_file), config.task]
+    read = [config.input_file, gold_path_of(config.input_file), *task_files(config.task)]
     model = Path(config.model.model_name)
     if model.is_dir():
         read.append(model)

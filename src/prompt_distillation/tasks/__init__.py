@@ -10,6 +10,7 @@ from prompt_distillation.tasks.task import (
     ChatMessage,
     Task,
     load_task,
+    task_files,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "Task",
     "extract_answer",
     "load_task",
+    "task_files",
 ]

@@ -114,6 +114,19 @@ class Task:
         return answer.text
 
 
+def task_files(folder: Path) -> list[Path]:
+    """The files that a task is read from, for checks of what a command may write.
+
+    Raises:
+        TaskError: ``task.yaml`` is not valid YAML.
+    """
+    folder = find_example(folder)
+    path = folder / "task.yaml"
+    fields = read_yaml_mapping(path, error=TaskError) if path.is_file() else {}
+    names = (fields.get("prompt_file") or "prompt.md", fields.get("schema_file") or "schema.json")
+    return [path, *(folder / str(name) for name in names)]
+
+
 def load_task(folder: Path) -> Task:
     """Load ``folder/task.yaml`` and its prompt.
 

@@ -123,6 +123,6 @@ def test_the_gate_measures_the_quantised_model_in_vllm_too(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "merged and quantised give the same answer to" in done.stdout
     card = (tmp_path / "exported" / "README.md").read_text()
-    assert "4-bit integers in groups" in card
+    assert "4-bit integers with one scale per group" in card
     assert "| merged | quantised | agree |" in card
     assert "| quantised | quantised, served by vLLM | agree |" in card
