@@ -5,7 +5,7 @@ from labelling.scripted import ScriptedEngine, answer, run_label, settings, writ
 from rich.console import Console
 
 from prompt_distillation.labelling import pipeline
-from prompt_distillation.labelling.estimate import PromptReader
+from prompt_distillation.labelling.cost_estimate import PromptReader
 
 
 @pytest.fixture

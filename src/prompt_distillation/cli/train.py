@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int | None:
     console = Console(quiet=not is_main)
     if config.dry_run:
         plan = plan_training(config, options)
-        from prompt_distillation.training.progress import show_plan
+        from prompt_distillation.training.loss_log import show_plan
 
         show_plan(console, plan)
         return 0 if plan.fits else 1

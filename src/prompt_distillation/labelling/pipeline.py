@@ -25,15 +25,15 @@ from prompt_distillation.data.locks import hold_lock, refuse_if_held
 from prompt_distillation.engines import engine_options, open_engine
 from prompt_distillation.engines.event_loop import run
 from prompt_distillation.errors import InputError
-from prompt_distillation.labelling.dataset import Counts, Outcomes, write_dataset
-from prompt_distillation.labelling.disagreements import Corrections, read_corrections
-from prompt_distillation.labelling.estimate import (
+from prompt_distillation.labelling.cost_estimate import (
     PromptReader,
     estimate_lines,
     open_prompt_reader,
     run_probe,
     show_prompts,
 )
+from prompt_distillation.labelling.dataset import Counts, Outcomes, write_dataset
+from prompt_distillation.labelling.disagreements import Corrections, read_corrections
 from prompt_distillation.labelling.input_spool import InputSpool, read_inputs_once
 from prompt_distillation.labelling.journal import Journal, digest_of, open_journal
 from prompt_distillation.labelling.label_manifest import (

@@ -215,8 +215,8 @@ def _build_trainer(run: PreparedRun, folder: RunFolder, arguments: Any, model: A
 
     from prompt_distillation.training.held_out_answers import questions
     from prompt_distillation.training.lora.adapter import adapt
+    from prompt_distillation.training.loss_log import LossFile, ProgressLine
     from prompt_distillation.training.methods.sft import AnswerTrainer
-    from prompt_distillation.training.progress import LossFile, ProgressLine
     from prompt_distillation.training.quantisation.base_weights import leave_to_each_process
 
     config, held_out = run.config, run.held_out
@@ -290,7 +290,7 @@ def _show_start(
     console: "Console", trainer: Any, run: PreparedRun, checkpoint: Path | None
 ) -> None:
     from prompt_distillation.training.lora.adapter import count_parameters, trained_kinds
-    from prompt_distillation.training.progress import show_example, show_trained
+    from prompt_distillation.training.loss_log import show_example, show_trained
     from prompt_distillation.training.quantisation.base_weights import held_bytes
 
     trainable, total = count_parameters(trainer.model)

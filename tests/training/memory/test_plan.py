@@ -7,6 +7,7 @@ from rich.console import Console
 from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.training import flops
 from prompt_distillation.training.loading import prepare
+from prompt_distillation.training.loss_log import show_plan
 from prompt_distillation.training.memory import plan
 from prompt_distillation.training.memory.estimate import GIB
 from prompt_distillation.training.memory.plan import (
@@ -16,7 +17,6 @@ from prompt_distillation.training.memory.plan import (
     plan_run,
     settle_checkpointing,
 )
-from prompt_distillation.training.progress import show_plan
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ process on an H100 with torch 2.13, rounded up."""
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes per device at the peak of a run, by what they are for.
+    """Bytes per device at the peak of a run, by purpose.
 
     Attributes:
         weights: of the base model; with FSDP its share, and the layers gathered at a time.
@@ -155,7 +155,7 @@ def estimate_memory(config: Any, work: Workload) -> MemoryEstimate:
 
 
 def base_weights(config: Any, work: Workload) -> BaseBytes:
-    """Bytes of the base model's weights, by what they are."""
+    """Bytes of the base model's weights, by type."""
     model = meta_model(config, None, dtype_bytes=work.base_dtype_bytes)
     return base_bytes(model, work.four_bit, dtype_bytes=work.base_dtype_bytes)
 

@@ -74,7 +74,7 @@ class TrainingPlan:
         steps: optimizer steps of the whole run.
         tokens_per_step: in each of them, on average, over all processes.
         memory: bytes per device.
-        base: of it, the base model's weights, by what they are.
+        base: of it, the base model's weights, by type.
         base_unquantised: the same without 4 bits.
         capacity: bytes of the card it is compared with.
         proposal: flags that make it fit, and the total in bytes with them; None where it fits, or
