@@ -62,6 +62,9 @@ class TrainConfig(Settings):
         "auto",
         "chat rows for the held-out loss: a file, none, or auto (the NAME.heldout.jsonl beside it)",
     )
+    method: Literal["sft"] = option(
+        "sft", "what is learned from the teacher; sft: its answers, by cross-entropy"
+    )
     model: ModelConfig = block(ModelConfig, omit=("base_model",), model_name=DEFAULT_STUDENT_BASE)
     output_dir: Path = option(Path("./models/prompt_distillation_trl"), "folder of the result")
     lora: LoraSettings = block(LoraSettings)

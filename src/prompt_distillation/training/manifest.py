@@ -104,7 +104,12 @@ class TrainResult:
 
 
 def run_identity(
-    record: Mapping[str, Any], *, train_file: Path, eval_file: Path | None, processes: int
+    record: Mapping[str, Any],
+    *,
+    train_file: Path,
+    eval_file: Path | None,
+    method_files: Sequence[Path] = (),
+    processes: int,
 ) -> dict[str, Any]:
     """What makes two runs the same: settings that shape the weights, and hashes of the inputs.
 
@@ -112,11 +117,13 @@ def run_identity(
         record: flat settings and options.
         train_file: rows trained on.
         eval_file: held-out rows.
+        method_files: what the training method reads beside them.
         processes: that train together: an optimizer step holds the rows of all of them.
     """
     return {key: value for key, value in record.items() if key not in NOT_IDENTITY} | {
         "train_file_sha256": sha256_of_file(train_file),
         "eval_file_sha256": sha256_of_file(eval_file) if eval_file else None,
+        "method_files_sha256": [sha256_of_file(path) for path in method_files],
         "model_sha256": model_fingerprint(str(record["model_name"])).get("sha256"),
         "processes": processes,
     }
@@ -140,7 +147,10 @@ def training_manifest(
     return {
         "base_model": model_fingerprint(str(record["model_name"])),
         "config": dict(record),
-        "inputs": {key: identity[key] for key in ("train_file_sha256", "eval_file_sha256")},
+        "inputs": {
+            f"{key}_sha256": identity[f"{key}_sha256"]
+            for key in ("train_file", "eval_file", "method_files")
+        },
         "seed": trainer.args.seed,
         "counts": {
             "rows": len(run.rows.rows),

@@ -32,6 +32,7 @@ from prompt_distillation.training.loading import (
     prepare,
     process_count,
 )
+from prompt_distillation.training.methods.method import METHODS, TrainingMethod
 from prompt_distillation.training.methods.sft_options import (
     build_sft_config,
     check_sft_options,
@@ -78,6 +79,8 @@ def train(
     """
     refuse_misspelt(sft_options)
     check_before_loading(config, sft_options)
+    method = METHODS[config.method](config)
+    method_files = method.files()
     # Set before torch and the hub's client read them.
     keep_to_one_gpu(os.environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -94,19 +97,20 @@ def train(
         flat(config) | options,
         train_file=config.train_file,
         eval_file=eval_file,
+        method_files=method_files,
         processes=process_count(),
     )
     folder = hold_run_folder(
         config.output_dir,
         identity,
-        inputs=_inputs(config, eval_file),
+        inputs=[*_inputs(config, eval_file), *method_files],
         resume=config.resume_from_checkpoint,
         overwrite=config.overwrite,
         is_main=is_main,
     )
     with folder as held:
         try:
-            return _train_in(held, identity, config, options, console)
+            return _train_in(held, identity, config, method, options, console)
         except PromptDistillationError:
             raise
         except Exception as error:
@@ -131,6 +135,8 @@ def plan_training(
     """
     refuse_misspelt(sft_options)
     check_before_loading(config, sft_options)
+    method = METHODS[config.method](config)
+    method.files()
     options = check_sft_options(sft_options)
 
     import torch
@@ -138,10 +144,10 @@ def plan_training(
     from prompt_distillation.training.memory.plan import device_memory_gib, plan_run
 
     here = device_memory_gib(on_gpu=True) if torch.cuda.is_available() else 80.0
+    run = prepare(config, options)
+    method.read(run)
     # Without a GPU here, the estimate is for the card that the run is planned for.
-    return plan_run(
-        prepare(config, options), capacity_gib=config.device_memory_gib or here, on_gpu=True
-    )
+    return plan_run(run, capacity_gib=config.device_memory_gib or here, on_gpu=True)
 
 
 def _inputs(config: TrainConfig, eval_file: Path | None) -> list[Path]:
@@ -158,6 +164,7 @@ def _train_in(
     folder: RunFolder,
     identity: Mapping[str, Any],
     config: TrainConfig,
+    method: TrainingMethod,
     options: Mapping[str, Any],
     console: "Console",
 ) -> "TrainResult":
@@ -166,6 +173,7 @@ def _train_in(
 
     on_gpu = uses_gpu(options)
     run = prepare(config, options)
+    method.read(run)
     prepare_tracking([config.report_to], output_dir=folder.path)
     model = None
     if not is_sharded():
@@ -176,7 +184,7 @@ def _train_in(
     arguments = _trl_arguments(run, folder.checkpoint)
     if model is None:
         model = load_student(config, options, on_gpu=on_gpu)
-    trainer = _build_trainer(run, folder, arguments, model)
+    trainer = _build_trainer(run, method, folder, arguments, model)
     if trainer.is_world_process_zero():
         _show_start(console, trainer, run, folder.checkpoint)
         folder.begin()
@@ -185,7 +193,7 @@ def _train_in(
     checkpoint = folder.checkpoint
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - started
-    return _save(folder, identity, run, trainer, seconds=seconds)
+    return _save(folder, identity, run, method, trainer, seconds=seconds)
 
 
 def _trl_arguments(run: PreparedRun, checkpoint: Path | None) -> Any:
@@ -210,23 +218,23 @@ def _trl_arguments(run: PreparedRun, checkpoint: Path | None) -> Any:
     )
 
 
-def _build_trainer(run: PreparedRun, folder: RunFolder, arguments: Any, model: Any) -> Any:
+def _build_trainer(
+    run: PreparedRun, method: TrainingMethod, folder: RunFolder, arguments: Any, model: Any
+) -> Any:
     from transformers import EarlyStoppingCallback, set_seed
 
     from prompt_distillation.training.held_out_answers import questions
     from prompt_distillation.training.lora.adapter import adapt
     from prompt_distillation.training.loss_log import LossFile, ProgressLine
-    from prompt_distillation.training.methods.sft import AnswerTrainer
     from prompt_distillation.training.quantisation.base_weights import leave_to_each_process
 
     config, held_out = run.config, run.held_out
     set_seed(arguments.seed)  # the trainer does so only once the adapter is there
     try:
-        trainer = AnswerTrainer(
+        trainer = method.trainer(
+            run,
             model=adapt(model, config.lora) if config.lora.use_lora else model,
             args=arguments,
-            train_dataset=run.rows.dataset(),
-            eval_dataset=held_out.dataset() if held_out else None,
             processing_class=run.tokenizer,
             asked=questions(held_out.rows, limit=config.held_out_answers) if held_out else (),
             rows=run.rows.rows,
@@ -248,6 +256,7 @@ def _save(
     folder: RunFolder,
     identity: Mapping[str, Any],
     run: PreparedRun,
+    method: TrainingMethod,
     trainer: Any,
     *,
     seconds: float,
@@ -280,6 +289,7 @@ def _save(
         save_history(folder.path, trainer.state.log_history)
         record = flat(config) | dict(run.options)
         manifest = training_manifest(record, identity, trainer, run, result)
+        manifest["method"] = {"name": config.method, **method.manifest()}
         with atomic_writer(folder.path / CARD_FILE) as card:
             card.write(trained_card(folder.path.resolve().name, manifest))
         write_json(folder.path / MANIFEST_FILE, manifest)
