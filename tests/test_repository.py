@@ -33,8 +33,9 @@ MAY_IMPORT = {
     "evaluation": GROUND | {"engines"},
     "report": GROUND,
     "student": GROUND | {"engines"},
+    "judging": GROUND | {"engines", "labelling"},
     "api": GROUND | STEPS,
-    "cli": GROUND | STEPS | {"engines", "machine", "yaml_files"},
+    "cli": GROUND | STEPS | {"engines", "judging", "machine", "yaml_files"},
     "__main__": {"cli"},
 }
 

@@ -1,18 +1,11 @@
 """The server engine against the real server: vLLM's, on a CPU."""
 
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engines.asking import LONG_PROMPT, ask
+from engines.vllm_server import vllm_server
 
 from prompt_distillation.engines import (
     Completion,
@@ -28,33 +21,12 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def server_url(stopping_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("server") / "log").open("w")
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
-        "--model", str(stopping_model), "--served-model-name", "tiny", "--port", str(port),
-        "--reasoning-parser", "qwen3", "--enforce-eager", "--no-enable-chunked-prefill",
-        "--enable-prompt-tokens-details",
+    arguments = [
+        "--model", str(stopping_model), "--served-model-name", "tiny",
+        "--reasoning-parser", "qwen3", "--enable-prompt-tokens-details",
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as process:
-        try:
-            wait_until_up(f"http://127.0.0.1:{port}/health", process)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait(timeout=60)
-            log.close()
-
-
-def wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        assert process.poll() is None, "the server ended"
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
-            return
-        time.sleep(0.5)
-    raise TimeoutError(url)
+    with vllm_server(arguments, log=tmp_path_factory.mktemp("server") / "log") as url:
+        yield url
 
 
 def options(url: str, model: str = "tiny") -> EngineOptions:

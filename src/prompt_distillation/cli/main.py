@@ -13,12 +13,13 @@ COMMANDS = {
     "train": ("train", "fine-tune the student on the labels"),
     "evaluate": ("evaluate", "measure a model on held-out inputs"),
     "compare": ("compare", "measure teacher and student side by side: accuracy, latency, cost"),
+    "judge": ("judge", "let a model compare the answers of student and teacher"),
     "review-labels": ("review_labels", "check labels that may be wrong, in the terminal"),
     "report": ("report", "show what was measured: an HTML page, pictures, W&B, a model card"),
     "export": ("export_model", "merge an adapter into a checkpoint that vLLM serves, and test it"),
     "doctor": ("doctor", "say what this machine has and which recipe fits"),
 }
-GO_ON = {"create-data", "train"}
+GO_ON = {"create-data", "train", "judge"}
 """Commands that continue where they stopped when they are run again after Ctrl-C."""
 
 

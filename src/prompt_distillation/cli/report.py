@@ -13,6 +13,7 @@ from prompt_distillation.data.files import (
     refuse_to_overwrite,
     refuse_unsafe_outputs,
 )
+from prompt_distillation.data.judgement import JUDGEMENT_FILE
 from prompt_distillation.data.training_files import read_history
 from prompt_distillation.errors import ConfigError, InputError
 
@@ -39,6 +40,7 @@ class ReportConfig(Settings):
     comparison_dir: Path | None = option(
         None, "folder that compare.py wrote; shows all its models, instead of --result_file"
     )
+    judge_dir: Path | None = option(None, "folder that judge.py wrote; shows its verdicts")
     model_path: Path = option(
         Path("./models/prompt_distillation_trl"),
         "the student's folder, for its training loss and its model card",
@@ -56,6 +58,7 @@ def main(argv: Sequence[str]) -> int | None:
     """Report as ``argv`` says."""
     config = parse_options(ReportConfig, argv, description=DESCRIPTION)
     # Imported only now: scientific libraries take longer than --help may.
+    from prompt_distillation.data.judgement import read_judgement
     from prompt_distillation.report.evaluation_plots import plot_all
     from prompt_distillation.report.page import PageParts, build_page
     from prompt_distillation.report.terminal import make_console, print_lines
@@ -64,6 +67,7 @@ def main(argv: Sequence[str]) -> int | None:
     _check_outputs(config)
     results, comparison = _read(config)
     title = _main_title(results, comparison)
+    judgement = read_judgement(_judge_file(config)) if config.judge_dir else None
     if config.model_card:
         _check_card(config, results[title])
     pictures = plot_all(results, comparison, config.plots_dir)
@@ -75,6 +79,7 @@ def main(argv: Sequence[str]) -> int | None:
             main=title,
             comparison=comparison,
             scored=_scored(config, comparison),
+            judgement=judgement,
             pictures=pictures,
         )
     )
@@ -101,10 +106,15 @@ def _check_outputs(config: ReportConfig) -> None:
     read = [config.result_file]
     if config.comparison_dir is not None:
         read = sorted(config.comparison_dir.glob("*.json"))
+    read += [_judge_file(config)] if config.judge_dir else []
     refuse_unsafe_outputs([config.output_file], read, is_ours=is_own_page)
     refuse_unsafe_outputs([config.plots_dir], [], is_ours=is_own_folder)
     refuse_unsafe_outputs(pictures, read, is_ours=is_own_picture)
     refuse_to_overwrite([config.output_file, *pictures], overwrite=config.overwrite)
+
+
+def _judge_file(config: ReportConfig) -> Path:
+    return (config.judge_dir or Path()) / JUDGEMENT_FILE
 
 
 def _read(config: ReportConfig) -> "tuple[dict[str, Result], Comparison | None]":

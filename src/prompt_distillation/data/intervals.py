@@ -26,6 +26,21 @@ def wilson_interval(correct: int, total: int) -> Interval | None:
     return Interval(low=float(interval.low), high=float(interval.high))
 
 
+def mean_interval(mean: float, n: int) -> Interval | None:
+    """The 95 % Wilson score interval of a mean of ``n`` scores in [0, 1]; None for no scores.
+
+    For scores of 0 and 1 it is `wilson_interval`. Scores between them, such as half a point for a
+    tie, vary less, so the interval is then a little wider than it has to be.
+    """
+    if n == 0:
+        return None
+    z = 1.959964
+    centre = mean + z * z / (2 * n)
+    half = z * ((mean * (1 - mean) + z * z / (4 * n)) / n) ** 0.5
+    low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+    return Interval(low=max(0.0, low), high=min(1.0, high))
+
+
 def percent(share: float | None, *, digits: int = 1) -> str:
     """A share as people read it; a dash where there is none."""
     return "-" if share is None else f"{share:.{digits}%}"

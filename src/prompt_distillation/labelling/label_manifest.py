@@ -52,6 +52,7 @@ def teacher_identity(config: LabelConfig, task: Task) -> dict[str, object]:
         "base_model": config.model.base_model,
         "chat_template_kwargs": config.model.chat_template_kwargs,
         "prefill": config.sampling.prefill,
+        "decoding": config.decoding if config.decoding != "free" else None,
     }
     return identity | {name: value for name, value in later.items() if value}
 

@@ -61,6 +61,8 @@ class Labeller:
         self._task = task
         self._config = config
         self._votes = Votes(task, config)
+        is_constrained = config.decoding == "constrained"
+        self._json_schema = task.answers.json_schema if is_constrained else None
         self._journal = journal
         self._outcomes = outcomes
         self._progress = progress
@@ -171,6 +173,7 @@ class Labeller:
                 max_tokens=step.max_tokens,
                 max_thinking_tokens=sampling.max_thinking_tokens,
                 seed=request_seed(sampling.seed, item.key, vote=step.vote, attempt=step.attempt),
+                json_schema=self._json_schema,
             ),
             prefill=sampling.prefill or "",
         )

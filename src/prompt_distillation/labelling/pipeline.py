@@ -24,7 +24,7 @@ from prompt_distillation.data.intervals import Interval, wilson_interval
 from prompt_distillation.data.locks import hold_lock, refuse_if_held
 from prompt_distillation.engines import engine_options, open_engine
 from prompt_distillation.engines.event_loop import run
-from prompt_distillation.errors import InputError
+from prompt_distillation.errors import ConfigError, InputError
 from prompt_distillation.labelling.cost_estimate import (
     PromptReader,
     estimate_lines,
@@ -143,6 +143,11 @@ def label(
     """
     started = time.monotonic()
     task, paths = load_task(config.task), dataset_paths(config.output_file)
+    if config.decoding == "constrained" and task.answers.json_schema is None:
+        raise ConfigError(
+            "--decoding constrained needs a task of kind json; the task "
+            f"{task.name!r} is of kind {task.kind}"
+        )
     _refuse_unsafe(config, paths)
     if config.engine.engine != "server" and not config.merge:
         # Reading a million inputs takes longer than seeing that there is no such model.

@@ -16,8 +16,15 @@ from markupsafe import Markup
 
 from prompt_distillation.data.comparison import STUDENT_KEY, TEACHER_KEY, Cell, Comparison
 from prompt_distillation.data.intervals import percent
+from prompt_distillation.data.judgement import Judgement
 from prompt_distillation.data.results import UNPARSEABLE, Result, Usage
 from prompt_distillation.data.text import encodable, shorten
+from prompt_distillation.report.judge_table import (
+    HEADS,
+    judge_examples,
+    judge_rows,
+    judge_sentences,
+)
 from prompt_distillation.report.sentences import (
     comparison_confidence_sentences,
     confidence_sentences,
@@ -56,6 +63,7 @@ class PageParts:
         scored: the evaluation of the labels' scores, for the model the page is about; in a report
             of one evaluation, that evaluation.
         pictures: PNG files.
+        judgement: what a judge said of the student's and the teacher's answers.
     """
 
     results: Mapping[str, Result]
@@ -63,6 +71,7 @@ class PageParts:
     comparison: Comparison | None = None
     scored: Result | None = None
     pictures: Sequence[Path] = ()
+    judgement: Judgement | None = None
 
 
 def build_page(parts: PageParts) -> str:
@@ -85,6 +94,7 @@ def build_page(parts: PageParts) -> str:
         lines=lines,
         bill=bill,
         confidence=_confidence(parts),
+        judgement=parts.judgement,
         sections=_pictures_by_section(parts.pictures),
         origin=_origin(main),
         details=_details(main),
@@ -114,6 +124,8 @@ def _environment() -> Environment:
     environment.globals |= {
         "bounds": with_bounds, "percent": percent, "money": money, "paired": paired_sentence,
         "cost_of": cost_sentence, "speed_of": speed_sentence,
+        "judge_heads": HEADS, "judge_rows": judge_rows, "judge_sentences": judge_sentences,
+        "judge_examples": judge_examples,
     }  # fmt: skip
     return environment
 
