@@ -1,44 +1,97 @@
-"""One table out of several results of evaluate.py.
+"""One table out of several results of evaluate.py, all of one task.
 
     python scripts/quickstart_table.py "teacher, with prompt=data/quickstart/teacher.json" ...
 
-Accuracy is against gold labels, with its 95 % interval; tokens in include the prompt, tokens out
-the reasoning; seconds are what one query costs in a full batch on this machine, start-up left out.
-A dash is what is not known: the seconds of answers that an earlier run had paid for.
+Labels and JSON are measured against gold answers, texts against the teacher's; 95 % intervals are
+Wilson's, that of an F1 is the bootstrap over inputs. Of JSON: the share of answers that are JSON,
+that are valid by the schema, that are right as a whole, and the F1 of the leaves. Tokens in include
+the prompt, tokens out the reasoning; seconds are what one query costs in a full batch on this
+machine, start-up left out. A dash is what is not known: the seconds of answers that an earlier run
+had paid for.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from prompt_distillation.cli.running import run_command
+from prompt_distillation.data.intervals import Interval, wilson_interval
 from prompt_distillation.data.result_files import read_result
-from prompt_distillation.data.results import Result
+from prompt_distillation.data.results import Prediction, Result
 from prompt_distillation.errors import ConfigError, InputError
+from prompt_distillation.evaluation.field_scores import field_scores
+from prompt_distillation.tasks import RejectReason
 
-HEADINGS = ("", "accuracy", "95 % interval", "n", "tokens in", "tokens out", "s / query")
+Cell = tuple[str, str]
+"""A heading and what stands under it."""
 
 
-def row_of(name: str, result: Result, *, path: Path) -> tuple[str, ...]:
-    """Cells of one model, as texts."""
+def cells_of(result: Result, *, path: Path) -> Iterator[Cell]:
+    """What was measured of one model, by the kind of its answers."""
     summary, usage = result.summary, result.usage
-    if result.truth != "gold" or summary.accuracy is None or summary.accuracy_interval is None:
+    if result.text_overlap is not None:
+        for name, score in result.text_overlap.named:
+            yield name, f"{score:.3f}"
+        yield "n", str(result.text_overlap.n)
+    elif result.truth != "gold" or summary.accuracy_interval is None:
         raise InputError(f"{path}: not measured against gold labels; evaluate with --truth gold")
-    interval = summary.accuracy_interval
-    tokens_in = [item.prompt_tokens for item in result.predictions]
-    tokens_out = [item.completion_tokens for item in result.predictions]
-    return (
-        name,
-        f"{summary.accuracy:.1%}",
-        f"{interval.low:.1%} - {interval.high:.1%}",
-        str(summary.evaluated),
-        _mean(tokens_in, digits=0),
-        _mean(tokens_out, digits=1),
-        f"{usage.seconds_per_query:.4f}" if usage else "-",
-    )
+    elif result.field_scores is not None:
+        yield from _json_cells(result)
+    else:
+        low, high = summary.accuracy_interval.low, summary.accuracy_interval.high
+        yield "accuracy", f"{summary.accuracy:.1%}"
+        yield "95 % interval", f"{low:.1%} - {high:.1%}"
+        yield "n", str(summary.evaluated)
+    yield "tokens in", _mean([item.prompt_tokens for item in result.predictions], digits=0)
+    yield "tokens out", _mean([item.completion_tokens for item in result.predictions], digits=1)
+    yield "s / query", f"{usage.seconds_per_query:.4f}" if usage else "-"
+
+
+def _json_cells(result: Result) -> Iterator[Cell]:
+    total, reasons = result.summary.total_samples, result.reject_reasons
+    valid = result.summary.predicted
+    yield "JSON", _share(valid + reasons.get(RejectReason.SCHEMA, 0), total)
+    yield "valid", _share(valid, total)
+    yield "all right", _share(result.summary.correct, result.summary.evaluated)
+    yield "leaf F1", _leaf_f1(result.predictions)
+    yield "n", str(result.summary.evaluated)
+
+
+def _leaf_f1(predictions: Sequence[Prediction]) -> str:
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    counts = []
+    for item in predictions:
+        scores = field_scores([item])
+        fields = scores.fields.values() if scores else ()
+        counts.append([sum(f.correct for f in fields), sum(f.given + f.wanted for f in fields)])
+    correct, total = np.array(counts).T
+
+    def f1(correct, total, axis=-1):
+        return 2 * correct.sum(axis=axis) / total.sum(axis=axis)
+
+    interval = None
+    if len(counts) > 1:
+        found = bootstrap(
+            (correct, total), f1, paired=True, method="percentile", n_resamples=1000,
+            rng=np.random.default_rng(0),
+        ).confidence_interval  # fmt: skip
+        interval = Interval(low=float(found.low), high=float(found.high))
+    return _percent(float(f1(correct, total)), interval)
+
+
+def _share(count: int, total: int) -> str:
+    return _percent(count / total, wilson_interval(count, total))
+
+
+def _percent(value: float, interval: Interval | None) -> str:
+    if interval is None:
+        return f"{value:.1%}"
+    return f"{value:.1%} ({interval.low * 100:.1f}-{interval.high * 100:.1f})"
 
 
 def _mean(values: Sequence[int | None], *, digits: int) -> str:
@@ -50,17 +103,24 @@ def main(argv: Sequence[str]) -> None:
     """Read ``NAME=PATH`` arguments and print the table."""
     if not argv:
         raise ConfigError("nothing to compare; pass NAME=RESULT.json, once per row")
-    table = Table(title="Held-out inputs, against gold labels", title_justify="left")
-    for place, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    rows: dict[str, dict[str, str]] = {}
     for argument in argv:
         name, separator, path = argument.partition("=")
         if not separator:
             raise ConfigError(f"{argument!r} is not NAME=RESULT.json")
-        table.add_row(*row_of(name, read_result(Path(path)), path=Path(path)))
+        result = read_result(Path(path))
+        rows[name] = dict(cells_of(result, path=Path(path)))
+        if rows[name].keys() != next(iter(rows.values())).keys():
+            raise InputError(f"{path}: measured otherwise than the results before it")
+    truth = {"gold": "gold labels", "teacher": "the teacher's answers"}[result.truth]
+    table = Table(title=f"Held-out inputs, against {truth}", title_justify="left")
+    for place, heading in enumerate(["", *rows[name]]):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for name, cells in rows.items():
+        table.add_row(name, *cells.values())
     console = Console()
     if not console.is_terminal:
-        console.width = 120  # a pipe has no width of its own: rich would cut the table at 80
+        console.width = 140  # a pipe has no width of its own: rich would cut the table at 80
     console.print(table)
 
 

@@ -65,3 +65,31 @@ def test_answers_from_a_journal_have_tokens_and_no_seconds(tmp_path):
     assert row.replace("│", "").split() == [
         "teacher", "100.0%", "34.2%", "-", "100.0%", "2", "1,500", "30.5", "-",
     ]  # fmt: skip
+
+
+def test_json_answers_have_their_shares_and_the_f1_of_their_leaves(tmp_path):
+    card = '{"question":false,"length":"short","boat":null,"numbers":[4],"urgent":false}'
+    answers = [card, card.replace("[4]", "[5]"), card.replace("short", "tiny"), "Aye."]
+    rows = [{"text": f"Call {number}, 4 miles out.", "label": card} for number in range(4)]
+    for name, lines in (
+        ("calls.jsonl", [json.dumps(row) for row in rows]),
+        ("train.jsonl", ['{"messages": [{"role": "user", "content": "x"}, '
+                         '{"role": "assistant", "content": "{}"}]}']),
+        ("answers.jsonl", [json.dumps({"predicted": answer}) for answer in answers]),
+    ):  # fmt: skip
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    result = evaluate(
+        EvaluateConfig.of(
+            task=ROOT / "tasks/card", test_file=tmp_path / "calls.jsonl",
+            train_data_file=tmp_path / "train.jsonl", predictions_file=tmp_path / "answers.jsonl",
+        )
+    )  # fmt: skip
+    write_result(tmp_path / "card.json", result)
+
+    done = table(f"student={tmp_path / 'card.json'}")
+
+    assert done.returncode == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if "student" in line]
+    shares = [cell.split()[0] for cell in row.split("│")[2:7]]
+    # 4 leaves each: 4 + 3 of the 8 given and the 16 wanted are right.
+    assert shares == ["75.0%", "50.0%", "25.0%", "58.3%", "4"]
