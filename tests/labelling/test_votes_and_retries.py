@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,79 @@ def test_of_an_attempt_recorded_twice_a_completion_goes_before_a_failure():
     verdict = judge.assess([made(step, "timeout"), made(step, answer("fr")), made(step, CUT)])
     assert isinstance(verdict, Verdict)
     assert verdict.answer == "fr"
+
+
+CARD = {
+    "type": "object",
+    "required": ["city"],
+    "additionalProperties": False,
+    "properties": {
+        "city": {"type": "string"},
+        "tags": {"type": "array"},
+        "place": {"type": "object", "properties": {"lat": {"type": "number"}}},
+    },
+}
+
+
+def card_votes(folder: Path, schema: object = CARD, **values) -> Votes:
+    """Votes on the fields of JSON objects."""
+    (folder / "task.yaml").write_text("kind: json\nvotes: field\n")
+    (folder / "prompt.md").write_text("Answer in JSON.")
+    (folder / "schema.json").write_text(json.dumps(schema))
+    config = settings(folder, task=folder, temperature=0.5, max_tokens=100, **values)
+    return Votes(load_task(folder), config)
+
+
+def decide(judge: Votes, objects: list[object]) -> tuple[Verdict, int]:
+    """The verdict on votes for these objects, and how many of them were asked for."""
+    attempts: list[ReadAttempt] = []
+    while not isinstance(outcome := judge.assess(attempts), Verdict):
+        for step in outcome:
+            text = f"Hm.</think>{json.dumps(objects[step.vote])}"
+            attempts.append(judge.read(made(step, completion(text)).attempt))
+    return outcome, len(attempts)
+
+
+def test_each_field_of_an_object_is_decided_by_its_own_majority(tmp_path):
+    objects = [
+        {"city": "Ulm", "tags": ["a", "b"], "place": {"lat": 1}},
+        {"city": "Ulm", "tags": ["b", "a"], "place": {"lat": 2}},
+        {"city": "Bonn", "tags": ["a", "b"], "place": {"lat": 2}},
+    ]
+    verdict, asked = decide(card_votes(tmp_path, num_votes=3), objects)
+    assert verdict.answer == '{"city":"Ulm","tags":["a","b"],"place":{"lat":2}}'
+    assert asked == 3
+    assert verdict.agreement == pytest.approx(2 / 3)
+    assert len(verdict.votes) == 3
+    assert verdict.reasoning is None  # no vote wrote this object
+
+
+def test_a_field_that_most_votes_leave_out_is_left_out(tmp_path):
+    objects = [{"city": "Ulm", "tags": []}, {"city": "Ulm"}, {"city": "Ulm"}]
+    verdict, _ = decide(card_votes(tmp_path, num_votes=3), objects)
+    assert verdict.answer == '{"city":"Ulm"}'
+    assert verdict.reasoning == "Hm."
+
+
+def test_votes_by_field_stop_when_no_field_can_change(tmp_path):
+    verdict, asked = decide(card_votes(tmp_path, num_votes=5), [{"city": "Ulm"}] * 3)
+    assert (verdict.answer, asked) == ('{"city":"Ulm"}', 3)
+
+
+def test_agreement_by_field_is_that_of_the_most_doubtful_field(tmp_path):
+    objects = [{"city": name, "tags": [1]} for name in ("Ulm", "Bonn", "Ulm", "Ulm")]
+    wants_all = card_votes(tmp_path, num_votes=4, min_agreement=0.9)
+    assert decide(wants_all, objects)[0].reject_reason is RejectReason.LOW_AGREEMENT
+
+
+def test_fields_that_do_not_fit_together_fall_back_to_whole_objects(tmp_path):
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}, "c": {}},
+        "not": {"required": ["a", "b"], "properties": {"a": {"const": 1}, "b": {"const": 1}}},
+    }
+    objects = [{"a": 1, "b": 0}, {"a": 1, "b": 0}, {"a": 0, "b": 1}, {"a": 1, "b": 2}, {"b": 1}]
+    objects = [*objects[2:], objects[0], objects[1]]
+    verdict, _ = decide(card_votes(tmp_path, schema, num_votes=5), objects)
+    assert verdict.answer == '{"a":1,"b":0}'
+    assert verdict.agreement == pytest.approx(2 / 5)

@@ -96,3 +96,13 @@ def test_gold_is_put_into_the_same_form(make_task):
 def test_a_schema_that_cannot_be_used_is_refused_when_loaded(make_task, schema, extra, message):
     with pytest.raises(TaskError, match=message):
         make_task(schema, extra)
+
+
+def test_only_json_can_vote_by_field(make_task, tmp_path):
+    assert make_task(extra="votes: field\n").answers.settings["votes"] == "field"
+    with pytest.raises(TaskError, match="votes is 'leaf'; it must be object or field"):
+        make_task(extra="votes: leaf\n")
+    for kind in ("text", "classification"):
+        (tmp_path / "task.yaml").write_text(f"kind: {kind}\nvotes: field\n")
+        with pytest.raises(TaskError, match=f"kind {kind} has no votes"):
+            load_task(tmp_path)

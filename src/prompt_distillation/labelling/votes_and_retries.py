@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from prompt_distillation.config.label_config import LabelConfig, VoteConfig
 from prompt_distillation.labelling.journal import Attempt
-from prompt_distillation.tasks import Answer, RejectReason, Task
+from prompt_distillation.tasks import Answer, RejectReason, Task, VoteCount
 
 TEMPERATURE_STEP = 0.25
 """Added for each retry: the same prompt at the same temperature tends to fail in the same way."""
@@ -49,9 +49,11 @@ class Verdict:
         reject_reason: why there is none.
         votes: answer -> how many votes it got, most first.
         cast: votes drawn, those without an answer included.
-        agreement: share of the votes drawn that went to the leading answer; 0 without one.
-        reasoning: of the first vote for the answer.
-        decisive: the attempt that gave the answer, or the last failed one.
+        agreement: share of the votes drawn that went to the leading answer, or to its least agreed
+            part where parts are voted on; 0 without one.
+        reasoning: of the first vote for the answer; None where it was put together from parts.
+        decisive: the attempt that gave the answer (or the most frequent one), or the last failed
+            one.
     """
 
     answer: str | None
@@ -100,7 +102,7 @@ class Votes:
         self._config = config.votes
         self._temperature = config.sampling.temperature
         self._max_tokens = config.max_tokens
-        self._first_steps = self._steps(0, self._votes_to_decide(Counter(), 0), {})
+        self._first_steps = self._steps(0, self._votes_to_decide(None, 0), {})
 
     def read(self, attempt: Attempt) -> ReadAttempt:
         """Read the answer of one attempt."""
@@ -137,7 +139,8 @@ class Votes:
                     decisive=attempt,
                 )
         votes = self._votes_of(attempts)
-        counts: Counter[str] = Counter()
+        answers: list[str] = []
+        count: VoteCount | None = None
         drawn: list[_Vote] = []
         for number in range(self._config.num_votes):
             vote = votes.get(number)
@@ -145,10 +148,11 @@ class Votes:
                 break
             drawn.append(vote)
             if vote.result.answer.text is not None:
-                counts[vote.result.answer.text] += 1
-            if self._votes_to_decide(counts, len(drawn)) == 0:
-                return self._verdict(drawn, counts)
-        end = len(drawn) + self._votes_to_decide(counts, len(drawn))
+                answers.append(vote.result.answer.text)
+                count = self._task.answers.count_votes(answers)
+            if self._votes_to_decide(count, len(drawn)) == 0:
+                return self._verdict(drawn, answers, count)
+        end = len(drawn) + self._votes_to_decide(count, len(drawn))
         return self._steps(len(drawn), end, votes)
 
     def _votes_of(self, attempts: Sequence[ReadAttempt]) -> dict[int, _Vote]:
@@ -166,16 +170,20 @@ class Votes:
                 vote.attempts.append(read)
         return votes
 
-    def _votes_to_decide(self, counts: Counter[str], cast: int) -> int:
+    def _votes_to_decide(self, count: VoteCount | None, cast: int) -> int:
         """The fewest further votes that could settle the matter; 0 where it is settled.
 
-        It is settled when no vote still to come can change the label, or bring any up to the
+        It is settled when no vote still to come can change the answer, or bring any up to the
         agreement that is wanted.
         """
+        tallies: Sequence[Mapping[str | None, int]] = count.tallies if count else ({},)
+        return max(self._votes_to_settle(tally, cast) for tally in tallies)
+
+    def _votes_to_settle(self, tally: Mapping[str | None, int], cast: int) -> int:
         left = self._config.num_votes - cast
         if left == 0:
             return 0
-        (_, first), (_, second) = (*counts.most_common(2), ("", 0), ("", 0))[:2]
+        first, second = sorted((*tally.values(), 0, 0), reverse=True)[:2]
         wanted = self._config.min_agreement * self._config.num_votes - _ROUNDING
         for more in range(left):
             won = first + more > second + left - more and first + more >= wanted
@@ -204,24 +212,27 @@ class Votes:
             )
         return steps
 
-    def _verdict(self, drawn: list[_Vote], counts: Counter[str]) -> Verdict:
+    def _verdict(self, drawn: list[_Vote], answers: list[str], count: VoteCount | None) -> Verdict:
         # most_common keeps the order of first votes among equals.
-        ranked = counts.most_common()
-        answer, reason, agreement, chosen = None, None, 0.0, drawn[0]
-        if ranked:
-            answer, leading = ranked[0]
-            agreement = leading / len(drawn)
-            chosen = next(vote for vote in drawn if vote.result.answer.text == answer)
+        ranked = Counter(answers).most_common()
+        answer, reason, agreement, reasoning, chosen = None, None, 0.0, None, drawn[0]
+        if count is not None:
+            answer = count.winner
+            agreement = min(max(tally.values()) for tally in count.tallies) / len(drawn)
+            written = answer if answer in answers else ranked[0][0]
+            chosen = next(vote for vote in drawn if vote.result.answer.text == written)
+            reasoning = chosen.result.answer.reasoning if answer == written else None
             if agreement < self._config.min_agreement - _ROUNDING:
                 answer, reason = None, RejectReason.LOW_AGREEMENT
         else:
             reason = drawn[0].result.answer.reject_reason
+            reasoning = drawn[0].result.answer.reasoning
         return Verdict(
             answer=answer,
             reject_reason=reason,
             votes=dict(ranked),
             cast=len(drawn),
             agreement=agreement,
-            reasoning=chosen.result.answer.reasoning,
+            reasoning=reasoning,
             decisive=chosen.attempts[-1].attempt,
         )

@@ -5,7 +5,13 @@ from prompt_distillation.tasks.answer_extraction import (
     START_OF_THINKING,
     extract_answer,
 )
-from prompt_distillation.tasks.answer_kind import Answer, AnswerKind, RejectReason
+from prompt_distillation.tasks.answer_kind import (
+    Answer,
+    AnswerKind,
+    MetricFamily,
+    RejectReason,
+    VoteCount,
+)
 from prompt_distillation.tasks.task import (
     ChatMessage,
     Task,
@@ -19,8 +25,10 @@ __all__ = [
     "Answer",
     "AnswerKind",
     "ChatMessage",
+    "MetricFamily",
     "RejectReason",
     "Task",
+    "VoteCount",
     "extract_answer",
     "load_task",
     "task_files",

@@ -5,7 +5,8 @@ reads its keys of ``task.yaml``, and list that in `prompt_distillation.tasks.tas
 evaluation and reports follow its members.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Protocol
@@ -47,6 +48,32 @@ class Answer:
     detail: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VoteCount:
+    """What several answers to one input come to.
+
+    Attributes:
+        winner: the answer that is ahead, in its canonical form.
+        tallies: for each thing that is voted on by itself, its values and their votes. There is
+            one thing, the answer, unless a kind votes on its parts.
+    """
+
+    winner: str
+    tallies: tuple[Mapping[str | None, int], ...]
+
+
+def count_whole_answers(answers: Sequence[str]) -> VoteCount:
+    """Count answers as wholes; of those with equally many votes, the first one is ahead.
+
+    >>> count_whole_answers(["de", "fr", "fr"]).winner
+    'fr'
+    """
+    counts = Counter[str | None](answers)
+    winner = max(counts, key=lambda answer: counts[answer])
+    assert winner is not None, "there is at least one answer, and no answer is None"
+    return VoteCount(winner=winner, tallies=(counts,))
+
+
 class AnswerKind(Protocol):
     """How the answers of a task are read, constrained and measured."""
 
@@ -83,6 +110,13 @@ class AnswerKind(Protocol):
 
     def accept(self, text: str) -> Answer:
         """Read an answer that stands alone: a gold label, a correction, a saved prediction."""
+
+    def count_votes(self, answers: Sequence[str]) -> VoteCount:
+        """What several answers to one input come to; `count_whole_answers` is the usual way.
+
+        Args:
+            answers: in canonical form, at least one, in the order of the votes.
+        """
 
     def written_as_in(self, prompt: str) -> Iterable[tuple[str, str]]:
         """Answers, each as the prompt asks to write it: `read` must find the answer in the text.

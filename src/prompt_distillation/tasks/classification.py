@@ -10,7 +10,7 @@ search forever. RE2 has no lookahead and no backreferences.
 
 import functools
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,13 @@ from typing import Any
 import re2
 
 from prompt_distillation.errors import TaskError
-from prompt_distillation.tasks.answer_kind import Answer, MetricFamily, RejectReason
+from prompt_distillation.tasks.answer_kind import (
+    Answer,
+    MetricFamily,
+    RejectReason,
+    VoteCount,
+    count_whole_answers,
+)
 from prompt_distillation.tasks.patterns import PatternError, compile_pattern
 
 PROMPTED_MAX_TOKENS = 512
@@ -150,6 +156,10 @@ class Classification:
             reject_reason=reason, detail=f"unknown label {text!r}; the labels are {allowed}"
         )
 
+    def count_votes(self, answers: Sequence[str]) -> VoteCount:
+        """A vote for each label."""
+        return count_whole_answers(answers)
+
     def written_as_in(self, prompt: str) -> Iterable[tuple[str, str]]:
         """Each label alone, and in place of each one that the pattern finds in the prompt."""
         frames = {("", "")} | (self.pattern.frames(prompt) if self.pattern else set())
@@ -175,6 +185,8 @@ def read_classification(fields: Mapping[str, Any], path: Path) -> Classification
     Raises:
         TaskError: the labels cannot be told apart, or the pattern cannot be used.
     """
+    if fields.get("votes"):
+        raise TaskError(f"{path}: kind classification has no votes; that key is for json")
     labels = _read_labels(fields, path=path)
     return Classification(labels, _read_pattern(fields, labels, path=path))
 

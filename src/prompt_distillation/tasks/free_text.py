@@ -1,12 +1,17 @@
 """Answers that are texts: what the model wrote is the answer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prompt_distillation.errors import TaskError
-from prompt_distillation.tasks.answer_kind import Answer, MetricFamily
+from prompt_distillation.tasks.answer_kind import (
+    Answer,
+    MetricFamily,
+    VoteCount,
+    count_whole_answers,
+)
 
 MAX_TOKENS = 1024
 
@@ -38,6 +43,10 @@ class FreeText:
         """Any text is one."""
         return Answer(text=text)
 
+    def count_votes(self, answers: Sequence[str]) -> VoteCount:
+        """Texts that are equal character by character are one."""
+        return count_whole_answers(answers)
+
     def written_as_in(self, prompt: str) -> Iterable[tuple[str, str]]:
         """Nothing to prove: every text is read as itself."""
         return ()
@@ -51,9 +60,9 @@ def read_free_text(fields: Mapping[str, Any], path: Path) -> FreeText:
     """Check that a task file asks for nothing that texts do not have.
 
     Raises:
-        TaskError: it has labels or a pattern.
+        TaskError: it has labels, a pattern, or votes by field.
     """
-    for key in ("labels", "answer_pattern"):
+    for key in ("labels", "answer_pattern", "votes"):
         if fields.get(key):
             raise TaskError(f"{path}: kind text has no {key}; remove it or set another kind")
     return FreeText()

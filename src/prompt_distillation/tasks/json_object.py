@@ -3,18 +3,29 @@
 The answer is the whole text, what a code fence holds, or what stands between the first and the last
 brace. It is validated with `jsonschema`, and written in one canonical form: keys in the schema's
 order, no spaces, 1.0 as 1. Equal objects are then equal texts: one vote, one training target.
+
+Several votes on an input choose one of the objects, or with ``votes: field`` in ``task.yaml`` each
+field by itself: its most frequent value, lists as whole values. An object put together in this way
+has to be valid too, else the votes are counted by whole objects.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prompt_distillation.errors import TaskError
-from prompt_distillation.tasks.answer_kind import Answer, MetricFamily, RejectReason
+from prompt_distillation.tasks.answer_kind import (
+    Answer,
+    MetricFamily,
+    RejectReason,
+    VoteCount,
+    count_whole_answers,
+)
 from prompt_distillation.tasks.patterns import (
     PatternError,
     compile_pattern,
@@ -34,9 +45,11 @@ class JsonObject:
 
     Attributes:
         schema: a JSON Schema.
+        votes: what is voted on, whole objects or each field.
     """
 
     schema: Mapping[str, Any]
+    votes: Literal["object", "field"] = "object"
     name: str = "json"
     has_right_answers: bool = True
     metrics: MetricFamily = "fields"
@@ -53,8 +66,9 @@ class JsonObject:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The schema."""
-        return {"labels": [], "answer_pattern": None, "schema": self.schema}
+        """The schema, and how votes are counted where that is not by whole objects."""
+        settings = {"labels": [], "answer_pattern": None, "schema": self.schema}
+        return settings | ({"votes": self.votes} if self.votes != "object" else {})
 
     @cached_property
     def _validator(self) -> Any:
@@ -87,6 +101,18 @@ class JsonObject:
         text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":"))
         return Answer(text=text)
 
+    def count_votes(self, answers: Sequence[str]) -> VoteCount:
+        """By whole objects, or field by field where the result is valid."""
+        if self.votes == "field":
+            tallies = _tallies_of_fields(answers)
+            winner = _assemble({path: _leading(tally) for path, tally in tallies.items()})
+            answer = self._validated(winner)
+            if answer.text is not None:
+                # A field that no vote has had so far may still come up.
+                unseen: Counter[str | None] = Counter({None: len(answers)})
+                return VoteCount(winner=answer.text, tallies=(*tallies.values(), unseen))
+        return count_whole_answers(answers)
+
     def written_as_in(self, prompt: str) -> Iterable[tuple[str, str]]:
         """Nothing to prove: whatever is valid is read."""
         return ()
@@ -100,15 +126,23 @@ def read_json_kind(fields: Mapping[str, Any], path: Path) -> JsonObject:
     """Read the schema that stands beside a task file, ``schema.json`` or as ``schema_file`` says.
 
     Raises:
-        TaskError: there is none, it is not a JSON Schema, or it needs another file.
+        TaskError: there is none, it is not a JSON Schema, or it needs another file; or ``votes``
+            is neither ``object`` nor ``field``.
     """
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-
     for key in ("labels", "answer_pattern"):
         if fields.get(key):
             raise TaskError(f"{path}: kind json has no {key}; its answers are read by the schema")
+    votes = fields.get("votes") or "object"
+    if votes not in ("object", "field"):
+        raise TaskError(f"{path}: votes is {votes!r}; it must be object or field")
     schema_path = path.with_name(str(fields.get("schema_file") or "schema.json"))
+    return JsonObject(_read_schema(schema_path, path=path), votes)
+
+
+def _read_schema(schema_path: Path, *, path: Path) -> Mapping[str, Any]:
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
     try:
         schema = json.loads(schema_path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -131,7 +165,7 @@ def read_json_kind(fields: Mapping[str, Any], path: Path) -> JsonObject:
         raise TaskError(f"{schema_path}: not a JSON Schema: {error.message}") from error
     except PatternError as error:
         raise TaskError(f"{schema_path}: the pattern {pattern!r} {error}") from error
-    return JsonObject(schema)
+    return schema
 
 
 def _check_pattern(validator: Any, pattern: str, text: Any, schema: Any) -> Iterable[Exception]:
@@ -185,6 +219,48 @@ def _in_order(value: Any, schema: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_EXACT:
         return int(value)
     return value
+
+
+def _tallies_of_fields(answers: Sequence[str]) -> dict[tuple[str, ...], Counter[str | None]]:
+    """Path of each field -> its values as JSON and their votes; None: the field is not there."""
+    objects = [_fields_of(answer) for answer in answers]
+    paths = dict.fromkeys(path for one in objects for path in one)
+    return {path: Counter(one.get(path) for one in objects) for path in paths}
+
+
+@lru_cache(maxsize=4096)  # votes are counted again with each one that comes in
+def _fields_of(answer: str) -> Mapping[tuple[str, ...], str]:
+    return dict(_fields((), json.loads(answer)))
+
+
+def _fields(path: tuple[str, ...], value: Any) -> Iterable[tuple[tuple[str, ...], str]]:
+    """The fields of an object and of the objects in it; anything else is one value."""
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _fields((*path, key), part)
+    else:
+        yield path, json.dumps(value, ensure_ascii=False)
+
+
+def _leading(tally: Counter[str | None]) -> str | None:
+    return max(tally, key=lambda value: tally[value])  # the first one, of equals
+
+
+def _assemble(fields: Mapping[tuple[str, ...], str | None]) -> Any:
+    """The object of these fields. One that is both a value and an object becomes the object."""
+    whole: dict[str, Any] = {}
+    for path, value in sorted(fields.items(), key=lambda field: len(field[0])):
+        if value is None:
+            continue
+        if not path:
+            return json.loads(value)
+        place = whole
+        for key in path[:-1]:
+            if not isinstance(place.get(key), dict):
+                place[key] = {}
+            place = place[key]
+        place[path[-1]] = json.loads(value)
+    return whole
 
 
 def _values_of(keyword: str, schema: Any) -> Iterable[str]:

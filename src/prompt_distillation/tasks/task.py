@@ -9,7 +9,7 @@ A task is a folder, no code: ``task.yaml`` beside ``prompt.md``. For a classific
     answer_pattern: 'Final Answer:\s*(\w+)'
 
 For free text, ``kind: text`` and neither labels nor pattern: the answer is the text. For JSON,
-``kind: json`` and a ``schema.json`` beside it.
+``kind: json`` and a ``schema.json`` beside it; ``votes: field`` lets votes decide each field.
 """
 
 import hashlib
@@ -142,7 +142,7 @@ def load_task(folder: Path) -> Task:
     if not path.is_file():
         raise TaskError(f"no task at {folder}: {path} is missing (see tasks/language for one)")
     fields = read_yaml_mapping(path, error=TaskError)
-    known = {"name", "kind", "prompt_file", "labels", "answer_pattern", "schema_file"}
+    known = {"name", "kind", "prompt_file", "labels", "answer_pattern", "schema_file", "votes"}
     if unknown := sorted(set(fields) - known):
         raise TaskError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
     for key in ("name", "prompt_file"):
