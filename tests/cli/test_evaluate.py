@@ -167,7 +167,7 @@ def test_bad_files_end_in_one_line_and_write_nothing(
         (["--split", "train"], "held_out, all"),
         (["--task", "tasks/none"], "no task at"),
         (["--output_file", "/dev/full"], "not a file"),
-        (["--decoding", "constrained", "--thinking"], "exclude each other"),
+        (["--decoding", "scored", "--thinking"], "exclude each other"),
         (["--max_drop", "0.1"], "--baseline belong together"),
         (["--engine", "server"], "--server_url"),
     ],

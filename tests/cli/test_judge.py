@@ -51,10 +51,6 @@ def test_the_example_teacher_judges_behind_a_real_server(tmp_path: Path) -> None
         ([], "--model_name is not given"),
         (["--model_name", "m", "--student_file", "no.json"], "no such file: no.json"),
         (["--model_name", "m", "--task", "no/task"], "--task no/task is not a folder"),
-        (
-            ["--model_name", "m", "--decoding", "constrained", "--thinking"],
-            "exclude each other",
-        ),
     ],
 )
 def test_bad_options_end_in_one_line(arguments: list[str], message: str) -> None:

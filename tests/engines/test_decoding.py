@@ -11,7 +11,7 @@ LOGITS = torch.tensor([-9.0, 2.0, 1.0, 0.5, 0.0, -1.0, -2.0, -3.0, -9.0, -9.0])
 
 def row(*, max_new_tokens: int = 100, choices=None, thinking: bool = False, **sampling) -> Row:
     return Row(
-        sampling=Sampling(**sampling),
+        sampling=Sampling(thinking=thinking, **sampling),
         marks=MARKS,
         max_new_tokens=max_new_tokens,
         choices=choices,
@@ -99,3 +99,12 @@ def test_only_a_generation_prompt_opens_the_thinking() -> None:
     assert MARKS.opens_thinking([1, 2, OPEN])
     assert not MARKS.opens_thinking([OPEN, 1, 2, 3])
     assert not MARKS.opens_thinking([1, OPEN, CLOSE])
+
+
+def test_choices_bind_what_follows_the_reasoning() -> None:
+    one = row(choices=[[5, 6], [7]], thinking=True, max_new_tokens=20)
+    for token in (1, 2, CLOSE):
+        assert one.allowed_ids() is None
+        one.take(token)
+    assert write(one) == [1, 2, CLOSE, 5, 6]
+    assert one.finish_reason == "stop"

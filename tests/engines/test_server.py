@@ -397,6 +397,23 @@ async def test_the_request_says_what_sampling_asks_for() -> None:
     assert body["continue_final_message"] is True
 
 
+async def test_a_schema_is_sent_as_servers_of_any_make_take_it() -> None:
+    bodies = []
+
+    async def answer(path: str, body: bytes) -> tuple[int, bytes]:
+        bodies.append(json.loads(body))
+        return 200, chat_completion("{}")
+
+    async with faulty_proxy(answer) as proxy:
+        engine = engine_at(proxy.url)
+        await engine.complete(ask("hello", json_schema='{"type": "object"}'))
+        await engine.aclose()
+    assert bodies[0]["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": {"type": "object"}},
+    }
+
+
 async def test_concurrency_is_bounded() -> None:
     async with faulty_proxy(echo()) as proxy:
         engine = engine_at(proxy.url, max_concurrency=5)

@@ -92,8 +92,8 @@ class EvaluateConfig(Settings):
     thinking: bool = option(False, "the model reasons first; the answer follows </think>")
     decoding: Literal["free", "constrained", "scored"] = option(
         "free",
-        "free: the model writes anything; constrained: it can write only a label; scored: one pass "
-        "gives the probability of each label, and nothing is written",
+        "free: the model writes anything; constrained: its answer can only be a label, or JSON by "
+        "the schema; scored: one pass gives the probability of each label, and nothing is written",
     )
     sampling: SamplingConfig = block(SamplingConfig)
     engine: EngineConfig = block(EngineConfig)
@@ -105,8 +105,8 @@ class EvaluateConfig(Settings):
         super().__post_init__()
         if self.engine.engine == "server" and self.engine.server_url is None:
             raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")
-        if self.decoding != "free" and self.thinking:
+        if self.decoding == "scored" and self.thinking:
             raise ConfigError(
-                f"--decoding {self.decoding} and --thinking exclude each other: reasoning is not a "
-                "label; drop one"
+                "--decoding scored and --thinking exclude each other: reasoning is not a label; "
+                "drop one"
             )

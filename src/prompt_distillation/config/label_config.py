@@ -75,12 +75,12 @@ class LabelConfig(Settings):
     sampling: SamplingConfig = block(
         SamplingConfig, temperature=0.15, max_tokens=DEFAULT_MAX_TOKENS
     )
-    votes: VoteConfig = block(VoteConfig)
     decoding: Literal["free", "constrained"] = option(
         "free",
-        "constrained: the teacher can write only JSON that is valid by the task's schema, and so "
-        "cannot reason",
+        "free: the teacher writes anything; constrained: after its reasoning it can write only a "
+        "label, or JSON by the schema",
     )
+    votes: VoteConfig = block(VoteConfig)
     engine: EngineConfig = block(EngineConfig)
     inputs: InputConfig = block(InputConfig)
     duplicates: Duplicates = option(
@@ -126,11 +126,6 @@ class LabelConfig(Settings):
             raise ConfigError(
                 f"--num_votes is {self.votes.num_votes} at --temperature 0: all votes would be the "
                 "same; set a temperature above 0, e.g. 0.7"
-            )
-        if self.decoding == "constrained" and self.votes.thinking:
-            raise ConfigError(
-                "--decoding constrained and --thinking exclude each other: reasoning is not JSON; "
-                "pass --no_thinking too"
             )
         if self.engine.engine == "server" and not self.engine.server_url and not self.merge:
             raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")

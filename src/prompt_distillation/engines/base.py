@@ -6,14 +6,14 @@ completion is returned as soon as it is finished, and a retry is one more reques
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from prompt_distillation.config import Dtype
 from prompt_distillation.errors import EngineError
 from prompt_distillation.machine import Device
-from prompt_distillation.tasks import ChatMessage
+from prompt_distillation.tasks import AnswerKind, ChatMessage
 
 FinishReason = Literal["stop", "length"]
 
@@ -38,6 +38,7 @@ class Sampling:
         max_thinking_tokens: budget of the reasoning, where the engine can hold it to one.
         choices: if given, decoding is constrained to one of these texts, where the engine can.
         json_schema: if given, decoding is constrained to JSON that is valid by this schema.
+        thinking: whether the model reasons first: a constraint holds from ``</think>`` on.
     """
 
     temperature: float = 0.0
@@ -47,6 +48,17 @@ class Sampling:
     max_thinking_tokens: int | None = None
     choices: tuple[str, ...] | None = None
     json_schema: str | None = None
+    thinking: bool = False
+
+    def constrained_to(self, answers: AnswerKind) -> "Sampling":
+        """The same, with decoding constrained to the answers of a kind that has a list or schema.
+
+        >>> from prompt_distillation.tasks import load_task
+        >>> Sampling().constrained_to(load_task("tasks/language").answers).choices[:2]
+        ('ar', 'de')
+        """
+        choices = tuple(answers.labels) or None
+        return replace(self, choices=choices, json_schema=answers.json_schema)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -272,7 +272,8 @@ class ServerEngine:
         if sampling.choices is not None:
             extra["structured_outputs"] = {"choice": list(sampling.choices)}
         if sampling.json_schema is not None:
-            extra["structured_outputs"] = {"json": sampling.json_schema}
+            form = {"name": "answer", "schema": json.loads(sampling.json_schema)}
+            extra["response_format"] = {"type": "json_schema", "json_schema": form}
         return {
             "model": self._model,
             "messages": messages,

@@ -68,7 +68,8 @@ class Row:
         sampling: how its tokens are drawn.
         marks: where turns and reasoning end.
         max_new_tokens: the sampling's limit, or what the model's context leaves if that is less.
-        choices: token ids of each allowed text, where decoding is constrained.
+        choices: token ids of each allowed text, where decoding is constrained; where the model
+            reasons first (``sampling.thinking``), of what follows ``</think>``.
         thinking: whether the reasoning is open.
         token_ids: what was written, without the end-of-turn token.
         completion_tokens: how many were drawn, the end-of-turn token included.
@@ -88,15 +89,18 @@ class Row:
     generator: random.Random = field(init=False)
     _forced: deque[int] = field(init=False, default_factory=deque)
     _thinking_tokens: int = field(init=False, default=0)
+    _constrained_from: int | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.generator = random.Random(self.sampling.seed)
+        if self.choices is not None and not self.sampling.thinking:
+            self._constrained_from = 0
 
     def allowed_ids(self) -> list[int] | None:
         """Token ids that may come next; None for all."""
         if self._forced:
             return [self._forced[0]]
-        return self._continuations() if self.choices is not None else None
+        return self._continuations() if self._constrained_from is not None else None
 
     def take(self, token: int) -> None:
         """Append the token drawn and see whether the completion is done."""
@@ -109,15 +113,20 @@ class Row:
             self._forced.popleft()
         if self.sampling.max_thinking_tokens is not None:
             self._watch_thinking(self.sampling.max_thinking_tokens)
-        if self.choices is not None and not self._continuations():
+        if self._constrained_from is not None and not self._continuations():
             self.finish_reason = "stop"
         elif self.completion_tokens >= self.max_new_tokens:
             self.finish_reason = "length"
+        if self.choices is not None and self._constrained_from is None:
+            end = self.marks.end_of_thinking
+            if tuple(self.token_ids[-len(end) :]) == end:
+                self._constrained_from = len(self.token_ids)
 
     def _continuations(self) -> list[int]:
         """What `choices` allow next: the end of the turn where one is complete but may go on."""
-        written = len(self.token_ids)
-        fitting = [c for c in self.choices or () if list(c[:written]) == self.token_ids]
+        answer = self.token_ids[self._constrained_from :]
+        written = len(answer)
+        fitting = [c for c in self.choices or () if list(c[:written]) == answer]
         allowed = {choice[written] for choice in fitting if len(choice) > written}
         if allowed and any(len(choice) == written for choice in fitting):
             allowed |= self.marks.end_of_turn

@@ -18,6 +18,7 @@ from prompt_distillation.engines.base import (
 )
 from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.errors import EngineError
+from prompt_distillation.tasks import END_OF_THINKING
 
 # Without the package: a watchdog has to be small, and to start at once.
 SCRIPT = """
@@ -110,10 +111,26 @@ class VllmEngine:
         """Complete one conversation, batched by vLLM with whatever else is in flight."""
         started = time.perf_counter()
         prompt = self._encoder.encode(request)
-        output = await self._generate(prompt, _sampling_params(request.sampling))
+        params, thinking = _sampling_params(request.sampling), request.sampling.thinking
+        if thinking and params.structured_outputs is not None:
+            self._check_thinking_token()
+        output = await self._generate(prompt, params, thinking=thinking)
         return _completion(output, self._encoder, prompt_tokens=len(prompt), started=started)
 
-    async def _generate(self, prompt: list[int], params: Any) -> Any:
+    def _check_thinking_token(self) -> None:
+        """See that vLLM can tell where reasoning ends; it looks for one token.
+
+        Raises:
+            EngineError: ``</think>`` is no token of the model's.
+        """
+        tokenizer = self._encoder.tokenizer
+        if tokenizer.convert_tokens_to_ids(END_OF_THINKING) in (None, tokenizer.unk_token_id):
+            raise EngineError(
+                f"{END_OF_THINKING} is not one token of this model's, so vLLM cannot constrain the "
+                "answer after the reasoning; use --decoding free"
+            )
+
+    async def _generate(self, prompt: list[int], params: Any, *, thinking: bool = False) -> Any:
         """The finished `RequestOutput` of one request with these `SamplingParams`.
 
         Raises:
@@ -126,7 +143,7 @@ class VllmEngine:
         if self._llm is None:
             raise EngineError("the vLLM engine is closed")
         try:
-            return await self._collect(prompt, params)
+            return await self._collect(prompt, params, thinking=thinking)
         except EngineDeadError as error:
             raise EngineError(
                 "vLLM stopped; its own message is above (LOGLEVEL and VLLM_LOGGING_LEVEL=INFO "
@@ -137,13 +154,16 @@ class VllmEngine:
                 f"vLLM refused the request: {error.__cause__ or error}"
             ) from error
 
-    async def _collect(self, prompt: list[int], params: Any) -> Any:
+    async def _collect(self, prompt: list[int], params: Any, *, thinking: bool) -> Any:
         async def collect() -> Any:
             outputs = self._llm.generate(
                 {"prompt_token_ids": prompt},
                 params,
                 request_id=str(next(self._request_ids)),
                 lora_request=self._lora,
+                # Where a grammar begins: at once, or after `</think>`. vLLM 0.32 cannot tell by
+                # itself that a model without reasoning has none (vllm#47027).
+                reasoning_ended=not thinking,
             )
             return [output async for output in outputs][-1]
 

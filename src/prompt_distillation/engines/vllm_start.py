@@ -225,7 +225,10 @@ def _engine_arguments(
         # JSON without spaces, as a student is trained to write it; free to put spaces anywhere, an
         # untrained model writes nothing but line feeds.
         "structured_outputs_config": StructuredOutputsConfig(
-            backend="xgrammar", disable_any_whitespace=True
+            backend="xgrammar",
+            disable_any_whitespace=True,
+            # Finds `</think>`, from which on the answer of a thinking model is constrained.
+            reasoning_parser="deepseek_r1",
         ),
         "use_tqdm_on_load": False,
     }

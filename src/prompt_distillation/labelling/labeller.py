@@ -61,8 +61,6 @@ class Labeller:
         self._task = task
         self._config = config
         self._votes = Votes(task, config)
-        is_constrained = config.decoding == "constrained"
-        self._json_schema = task.answers.json_schema if is_constrained else None
         self._journal = journal
         self._outcomes = outcomes
         self._progress = progress
@@ -163,18 +161,20 @@ class Labeller:
 
     def _request(self, item: WorkItem, step: Step) -> Request:
         sampling = self._config.sampling
+        drawn = Sampling(
+            temperature=step.temperature,
+            top_p=sampling.top_p,
+            max_tokens=step.max_tokens,
+            max_thinking_tokens=sampling.max_thinking_tokens,
+            seed=request_seed(sampling.seed, item.key, vote=step.vote, attempt=step.attempt),
+            thinking=self._config.votes.thinking,
+        )
+        is_constrained = self._config.decoding == "constrained"
         return Request(
             messages=self._task.conversation(
                 item.input.text, history=item.input.history, with_prompt=True
             ),
-            sampling=Sampling(
-                temperature=step.temperature,
-                top_p=sampling.top_p,
-                max_tokens=step.max_tokens,
-                max_thinking_tokens=sampling.max_thinking_tokens,
-                seed=request_seed(sampling.seed, item.key, vote=step.vote, attempt=step.attempt),
-                json_schema=self._json_schema,
-            ),
+            sampling=drawn.constrained_to(self._task.answers) if is_constrained else drawn,
             prefill=sampling.prefill or "",
         )
 

@@ -143,10 +143,9 @@ def label(
     """
     started = time.monotonic()
     task, paths = load_task(config.task), dataset_paths(config.output_file)
-    if config.decoding == "constrained" and task.answers.json_schema is None:
+    if config.decoding == "constrained" and not (task.labels or task.answers.json_schema):
         raise ConfigError(
-            "--decoding constrained needs a task of kind json; the task "
-            f"{task.name!r} is of kind {task.kind}"
+            f"--decoding constrained needs labels or a schema; the task {task.name!r} has neither"
         )
     _refuse_unsafe(config, paths)
     if config.engine.engine != "server" and not config.merge:
