@@ -11,6 +11,7 @@ from transformers import Qwen3MoeForCausalLM
 from example_models.model_cards import model_card
 from example_models.tokenizer import with_template
 from prompt_distillation.data.files import write_json
+from prompt_distillation.training.export import write_older_keys
 
 
 def save_model(
@@ -27,6 +28,7 @@ def save_model(
     fresh.mkdir(parents=True)
     model.to(torch.bfloat16).save_pretrained(fresh)
     with_template(tokenizer, name=role).save_pretrained(fresh)
+    write_older_keys(fresh)
     write_json(fresh / "build.json", manifest)
     (fresh / "README.md").write_text(model_card(role), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)

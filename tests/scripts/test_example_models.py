@@ -34,6 +34,15 @@ def encoded(
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_transformers_4_finds_its_own_names(role: str) -> None:
+    config = json.loads((MODELS / role / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    assert config["num_experts"] == config["num_local_experts"]
+    tokenizer = json.loads((MODELS / role / "tokenizer_config.json").read_text())
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_folder_is_at_most_ten_megabytes(role: str) -> None:
     assert sum(file.stat().st_size for file in (MODELS / role).iterdir()) <= 10_000_000
 
