@@ -34,6 +34,13 @@ def test_different_texts_are_two():
     assert group_of_text("Hallo Welt") != group_of_text("Hallo, Welt")
 
 
+def test_inputs_cut_from_one_conversation_share_its_group():
+    talk = [turn("user", "Hallo Welt"), turn("assistant", "Ja?"), turn("user", "Wo?")]
+    longer = [*talk, turn("assistant", "Dort."), turn("user", "Wie weit?")]
+    groups = {group_of_text(turns[-1]["content"], turns[:-1]) for turns in (talk[:1], talk, longer)}
+    assert groups == {group_of_text("hallo  welt")}
+
+
 def test_hashes_are_what_they_were():
     """Pinned: an interrupted run, its shards and its evaluation must agree across versions."""
     assert group_of_text("Hallo Welt") == "028fb9cd289c1066"

@@ -174,3 +174,42 @@ def test_contents_make_no_turns_and_training_reads_what_an_engine_sends(tokenize
     marks = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     assert [context.count(mark) for mark in marks] == [2, 1]
     assert content in tokenizer.decode(context)
+
+
+TALK = (QUESTION, {"role": "assistant", "content": "fr"}, {"role": "user", "content": "Sicher?"})
+
+
+def test_every_turn_of_the_assistant_is_labelled_in_one_row(tokenizer):
+    (encoded,) = encode([row(*TALK)], tokenizer, assistant_turns="all").rows
+    (last,) = encode([row(*TALK)], tokenizer).rows
+    assert encoded.input_ids == last.input_ids
+    question, sure = (
+        tokenizer(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+        for text in ("Wo ist der Bahnhof?", "Sicher?")
+    )
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    first = [*tokenizer("fr")["input_ids"], end]
+    line_feed = tokenizer("\n")["input_ids"]
+    answer = [*tokenizer("de")["input_ids"], end]
+    assert encoded.labels == (
+        [IGNORED] * len(question) + first + [IGNORED] * len(line_feed + sure) + answer
+    )
+
+
+def test_a_turn_that_the_template_writes_otherwise_later_is_a_row_of_its_own():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = HYBRID["qwen3"]
+    set_template_defaults(tokenizer, {})
+    first, last = encode([row(*TALK)], tokenizer, assistant_turns="all").rows
+    assert last == encode([row(*TALK)], tokenizer).rows[0]
+    assert first == encode([row(QUESTION, answer=TALK[1])], tokenizer).rows[0]
+
+
+def test_what_answers_nobody_or_says_nothing_is_not_trained(tokenizer):
+    greeting = {"role": "assistant", "content": "Hallo"}
+    silent = {"role": "assistant", "content": " "}
+    (encoded,) = encode(
+        [row(greeting, QUESTION, silent, QUESTION)], tokenizer, assistant_turns="all"
+    ).rows
+    trained = [label for label in encoded.labels if label != IGNORED]
+    assert tokenizer.decode(trained) == "de<|im_end|>"

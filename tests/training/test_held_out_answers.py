@@ -16,6 +16,11 @@ def test_a_row_is_taken_apart_into_context_and_answer():
     assert questions(rows, limit=2) == [Question([5, 6], [7, 8])] * 2
 
 
+def test_of_a_conversation_the_last_answer_is_asked_for():
+    rows = [EncodedRow([5, 6, 7, 8], [-100, 6, -100, 8])]
+    assert questions(rows, limit=1) == [Question([5, 6, 7], [8])]
+
+
 def test_the_rows_asked_are_spread_over_the_file():
     rows = [EncodedRow([i, 7], [-100, 7]) for i in range(10)]
     assert [question.context[0] for question in questions(rows, limit=4)] == [0, 2, 5, 7]

@@ -83,6 +83,10 @@ class TrainConfig(Settings):
     max_length: int = option(
         2048, "longest row in tokens; longer rows are left out", low=8, high=2**24
     )
+    assistant_turns: Literal["last", "all"] = option(
+        "last",
+        "turns of a conversation with loss: the answer at its end, or every turn of the assistant",
+    )
     warmup_ratio: float = option(
         0.03, "share of the steps in which the learning rate rises", low=0, high=0.999
     )

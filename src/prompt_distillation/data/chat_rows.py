@@ -1,7 +1,8 @@
 """The training file in: chat rows, each checked before any model is loaded.
 
 A row is ``{"messages": [..., {"role": "assistant", "content": ANSWER}]}``. The last message is the
-answer, the only text trained on; what stands before it is its context.
+answer; what stands before it is its context. The answer is trained on, and where that is asked for
+also the assistant's earlier turns.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatRow:
-    """One conversation to learn from.
+    """One conversation to learn from, up to an answer.
 
     Attributes:
         context: the turns the student will see, in order; the last is the user's.
@@ -29,6 +30,16 @@ class ChatRow:
     context: tuple[ChatMessage, ...]
     answer: ChatMessage
     where: str
+
+    @property
+    def earlier(self) -> "list[ChatRow]":
+        """The conversation up to each earlier turn of the assistant that answers the user."""
+        return [
+            ChatRow(context=self.context[:at], answer=turn, where=self.where)
+            for at, turn in enumerate(self.context)
+            if at and turn["role"] == "assistant" and turn["content"].strip()
+            if self.context[at - 1]["role"] == "user"
+        ]
 
 
 def read_chat_rows(path: Path) -> list[ChatRow]:

@@ -159,16 +159,17 @@ def _input_of_row(
             raise InputError(f"{where}: no field {name!r}; the row has {_names(row)}")
     text, text_changed = encodable(_checked_text(text, row, where=where, columns=columns))
     turns = [encodable(turn["content"]) for turn in history]
+    history = tuple(
+        {"role": turn["role"], "content": content}
+        for turn, (content, _) in zip(history, turns, strict=True)
+    )
     group = row.get(columns.group)
     item = Input(
         index=index,
         text=text,
-        group=encodable(str(group))[0] if group not in (None, "") else group_of_text(text),
+        group=encodable(str(group))[0] if group not in (None, "") else group_of_text(text, history),
         gold=_gold_text(gold) if gold not in (None, "") else None,
-        history=tuple(
-            {"role": turn["role"], "content": content}
-            for turn, (content, _) in zip(history, turns, strict=True)
-        ),
+        history=history,
     )
     return item, text_changed or any(changed for _, changed in turns)
 

@@ -58,9 +58,14 @@ def input_key(
     return digest.digest()[:KEY_BYTES]
 
 
-def group_of_text(text: str) -> str:
-    """The group of an input that names none: texts that `normalise` makes equal share it."""
-    return hashlib.sha256(normalise(text).encode()).hexdigest()[:16]
+def group_of_text(text: str, history: Iterable[Mapping[str, Any]] = ()) -> str:
+    """The group of an input that names none: texts that `normalise` makes equal share it.
+
+    A conversation's group is that of the user's first turn, so that all inputs which were cut from
+    one conversation, each a turn longer than the other, are on one side of a split.
+    """
+    first = next((turn["content"] for turn in history if turn["role"] == "user"), text)
+    return hashlib.sha256(normalise(first).encode()).hexdigest()[:16]
 
 
 def is_held_out(group: str, *, share: float, seed: int) -> bool:

@@ -247,7 +247,8 @@ def read_labelled_data(path: Path) -> LabelledData:
     rows = list(read_inputs(path)) if path.is_file() else []
     held_rows = list(read_inputs(heldout)) if _has_content(heldout) else []
     teacher = {_key(row): TeacherRecord(answer=row.gold) for row in (*rows, *held_rows)}
-    groups = set()
+    # Without records, conversations that were trained on are still known by how they begin.
+    groups = set() if _has_content(records) else {row.group for row in rows}
     if _has_content(records):
         for key, group, held_out, record in _read_records(records):
             teacher[key] = record

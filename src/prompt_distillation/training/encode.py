@@ -1,4 +1,4 @@
-"""Chat rows to token ids and labels: loss on the answer only, its end-of-turn token included.
+"""Chat rows to token ids and labels: loss on answers only, their end-of-turn tokens included.
 
 Context and answer are encoded by what the engines encode with (`engines.prompts`), so that the
 student sees in production what it sees in training, and contents cannot become turns. TRL's own
@@ -7,10 +7,9 @@ turn (Qwen's line feed), which no engine ever samples.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from prompt_distillation.data.chat_rows import ChatRow
 from prompt_distillation.engines.base import RequestFailedError
@@ -30,7 +29,7 @@ class EncodedRow:
 
     Attributes:
         input_ids: context, answer, end of turn.
-        labels: aligned with ``input_ids``; `IGNORED` over the context.
+        labels: aligned with ``input_ids``; `IGNORED` wherever no answer is trained.
         where: file and line, for messages.
     """
 
@@ -85,11 +84,25 @@ def end_of_turn_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
 
 
 def encode_rows(
-    rows: Sequence[ChatRow], tokenizer: Any, *, stop_ids: frozenset[int], max_length: int
+    rows: Sequence[ChatRow],
+    tokenizer: Any,
+    *,
+    stop_ids: frozenset[int],
+    max_length: int,
+    assistant_turns: Literal["last", "all"] = "last",
 ) -> EncodedRows:
     """Encode every row; those longer than ``max_length`` tokens are left out, counted and logged.
 
     A cut row would lose the end of its answer, and with it the only tokens that teach.
+
+    Args:
+        rows: conversations, each ending in an answer.
+        tokenizer: with a chat template.
+        stop_ids: ids that end a turn, see `end_of_turn_ids`.
+        max_length: longest row, in tokens.
+        assistant_turns: which turns of the assistant have loss. Where the template renders an
+            earlier turn as it would have been asked for, one row has them all; where it does not
+            (hybrid templates put empty reasoning into the last turn only), each is a row.
 
     Raises:
         ModelError: the model has no chat template, or one that renders the context differently
@@ -98,31 +111,48 @@ def encode_rows(
     """
     encoder = PromptEncoder(tokenizer, model=tokenizer.name_or_path)
     encoded: list[EncodedRow] = []
-    left_out: Counter[str] = Counter()
     for row in rows:
-        try:
-            context, answer = encoder.encode_example(row.context, row.answer)
-        except ModelError as error:
-            raise ModelError(f"{row.where}: {error}") from error
-        except RequestFailedError as error:
-            raise InputError(f"{row.where}: {error}") from error
-        trained = _until_end_of_turn(answer, stop_ids, default=tokenizer.eos_token_id)
-        if len(context) + len(trained) > max_length:
-            left_out["longer_than_max_length"] += 1
-            logger.debug("%s: left out, over %d tokens", row.where, max_length)
-            continue
-        labels = [IGNORED] * len(context) + trained
-        encoded.append(EncodedRow(context + trained, labels, row.where))
-    if not encoded:
+        turns = [*row.earlier, row] if assistant_turns == "all" else [row]
+        encoded += _in_one_row([_encode(turn, encoder, stop_ids) for turn in turns])
+    fitting = [row for row in encoded if len(row.input_ids) <= max_length]
+    if not fitting:
         raise InputError(
             f"every row is longer than --max_length {max_length} tokens; raise it or shorten them"
         )
+    left_out = len(encoded) - len(fitting)
     if left_out:
         logger.warning(
             "%d of %d rows are longer than --max_length %d tokens and are left out",
-            left_out["longer_than_max_length"], len(rows), max_length,
+            left_out, len(encoded), max_length,
         )  # fmt: skip
-    return EncodedRows(rows=encoded, left_out=dict(left_out))
+    return EncodedRows(
+        rows=fitting, left_out={"longer_than_max_length": left_out} if left_out else {}
+    )
+
+
+def _encode(row: ChatRow, encoder: PromptEncoder, stop_ids: frozenset[int]) -> EncodedRow:
+    try:
+        context, answer = encoder.encode_example(row.context, row.answer)
+    except ModelError as error:
+        raise ModelError(f"{row.where}: {error}") from error
+    except RequestFailedError as error:
+        raise InputError(f"{row.where}: {error}") from error
+    default = encoder.tokenizer.eos_token_id
+    trained = _until_end_of_turn(answer, stop_ids, default=default)
+    return EncodedRow(context + trained, [IGNORED] * len(context) + trained, row.where)
+
+
+def _in_one_row(turns: list[EncodedRow]) -> list[EncodedRow]:
+    """One row with the labels of all ``turns``, if each begins the last one, token by token."""
+    whole = turns[-1]
+    if any(whole.input_ids[: len(turn.input_ids)] != turn.input_ids for turn in turns):
+        return turns
+    labels = list(whole.labels)
+    for turn in turns[:-1]:
+        for at, label in enumerate(turn.labels):
+            if label != IGNORED:
+                labels[at] = label
+    return [EncodedRow(whole.input_ids, labels, whole.where)]
 
 
 def set_template_defaults(tokenizer: Any, arguments: Mapping[str, Any]) -> None:

@@ -32,13 +32,15 @@ def questions(rows: Sequence[EncodedRow], *, limit: int) -> list[Question]:
     """
     step = max(1, len(rows) / limit) if limit else 1
     chosen = [rows[int(i * step)] for i in range(min(limit, len(rows)))]
-    return [
-        Question(
-            [i for i, label in zip(row.input_ids, row.labels, strict=True) if label == IGNORED],
-            [label for label in row.labels if label != IGNORED],
-        )
-        for row in chosen
-    ]
+    return [_question(row) for row in chosen]
+
+
+def _question(row: EncodedRow) -> Question:
+    """The last answer, and all that stands before it, earlier answers included."""
+    start = len(row.labels)
+    while start and row.labels[start - 1] != IGNORED:
+        start -= 1
+    return Question(row.input_ids[:start], row.input_ids[start:])
 
 
 def answer_greedily(model: Any, asked: Sequence[Question], *, pad_id: int) -> list[list[int]]:

@@ -142,7 +142,13 @@ def prepare(config: TrainConfig, options: Mapping[str, Any]) -> PreparedRun:
         ) from error
     stop_ids = end_of_turn_ids(tokenizer, _generation_config(config.model, model_config))
     encoded, encoded_held_out = (
-        encode_rows(part, tokenizer, stop_ids=stop_ids, max_length=config.max_length)
+        encode_rows(
+            part,
+            tokenizer,
+            stop_ids=stop_ids,
+            max_length=config.max_length,
+            assistant_turns=config.assistant_turns,
+        )
         if part is not None
         else None
         for part in (rows, held_out)

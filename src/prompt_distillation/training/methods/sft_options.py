@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 FIXED = {
     "completion_only_loss": "the loss is on the answer only, by construction",
-    "assistant_only_loss": "the loss is on the answer only, by construction",
+    "assistant_only_loss": "the loss is on answers only; --assistant_turns says on which",
     "dataset_text_field": "rows are chat messages",
     "dataset_kwargs": "rows are encoded before TRL sees them",
     "padding_free": "use --fill_micro_batch",
