@@ -273,3 +273,38 @@ def test_json_decoding_is_constrained_by_the_schema(engine, card_files) -> None:
     assert result.summary.accuracy == 0.5
     with pytest.raises(ConfigError, match="needs labels"):
         evaluate(EvaluateConfig.of(**card_files, decoding="scored"))
+
+
+def test_the_gate_and_mcnemar_judge_whole_objects(engine, card_files, tmp_path) -> None:
+    def run(answer: str, **values: object):
+        engine.answer = answer
+        return evaluate(EvaluateConfig.of(**card_files, model_path="org/model", **values))
+
+    before = run('{"word": "a", "n": 7}')
+    write_result(tmp_path / "before.json", before)
+    assert before.summary.accuracy == 0.0
+    better = run('{"word": "a", "n": 1}', baseline=tmp_path / "before.json", max_drop=0.0)
+    assert better.gate is not None
+    assert better.gate.status == "passed"
+    assert "a gain of 50.00 points" in better.gate.reasons[0]
+    below = run("no JSON", min_accuracy=0.5, min_parse_rate=0.5)
+    assert below.gate is not None
+    assert below.gate.status == "failed"
+    assert len(below.gate.reasons) == 2
+    rows = [
+        {
+            "index": i, "text": f"text {i}", "history": [], "group": "g", "held_out": True,
+            "teacher_answer": '{"word":"a","n":0}', "prompt_tokens": 1, "completion_tokens": 1,
+        }
+        for i in range(4)
+    ]  # fmt: skip
+    (tmp_path / "train.records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    truths = run('{"word": "a", "n": 1}').truths
+    assert truths is not None
+    assert truths.teacher_gold is not None
+    assert truths.teacher_gold.accuracy == 0.5
+    assert truths.student_teacher is not None
+    assert truths.student_teacher.correct == 0
+    assert truths.student_against_teacher is not None
+    assert truths.student_against_teacher.only_first_right == (1, 3)
+    assert truths.student_against_teacher.only_second_right == (0, 2)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prompt_distillation.data.intervals import Interval
+from prompt_distillation.tasks import ChatMessage, MetricFamily
 
 UNPARSEABLE = "?"
 """Column of the confusion matrix for completions that hold no answer."""
@@ -128,6 +129,7 @@ class Prediction:
         raw_output: the completion, reasoning included.
         seconds: from submission to the last token, queueing included.
         label_probabilities: label -> share of the model's belief, where labels were scored.
+        history: the turns before ``text``, for a conversation.
     """
 
     index: int
@@ -149,6 +151,7 @@ class Prediction:
     seconds: float | None = None
     first_token_seconds: float | None = None
     label_probabilities: Mapping[str, float] | None = None
+    history: tuple[ChatMessage, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -404,6 +407,7 @@ class Result:
         base_model: what was loaded; ``adapter`` is what was put on top.
         truth: what ``ground_truth`` is.
         reject_reasons: reason -> completions without an answer.
+        metrics: which of them apply to the task's answers; None in files of before it.
         config: the command's resolved options.
         inputs: file -> SHA-256, of what was read.
     """
@@ -450,3 +454,4 @@ class Result:
         return f"Result({', '.join(parts)})"
 
     field_scores: FieldScores | None = None
+    metrics: MetricFamily | None = None

@@ -280,6 +280,7 @@ def build_result(
         provenance=made,
         predictions=predictions,
         field_scores=field_scores(predictions) if metrics == "fields" else None,
+        metrics=metrics,
     )
 
 

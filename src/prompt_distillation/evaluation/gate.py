@@ -7,7 +7,14 @@ larger than allowed but not significant is neither a pass nor a failure: it is u
 from collections.abc import Iterator
 
 from prompt_distillation.config.evaluate_config import GateConfig
-from prompt_distillation.data.results import GateStatus, GateVerdict, PairedTest, Result
+from prompt_distillation.data.results import (
+    GateStatus,
+    GateVerdict,
+    PairedTest,
+    Prediction,
+    Result,
+)
+from prompt_distillation.data.splits import input_key
 from prompt_distillation.errors import ConfigError, InputError
 from prompt_distillation.evaluation.metrics import paired_test
 
@@ -92,18 +99,24 @@ def compare_results(first: Result, second: Result, *, where: str) -> PairedTest:
             "answers; pass the same --truth to both"
         )
     answers = {
-        (item.text, item.group, item.ground_truth): item.predicted
+        _question(item): item.predicted
         for item in first.predictions
         if item.ground_truth is not None
     }
-    keys = [(item.text, item.group, item.ground_truth) for item in second.predictions]
+    keys = [_question(item) for item in second.predictions]
     shared = [key if key in answers else None for key in keys]
     if not any(shared):
         raise InputError(
             f"{where} has no evaluated input in common with this run: there is nothing to compare"
         )
     return paired_test(
-        [key[2] if key else None for key in shared],
+        [key[-1] if key else None for key in shared],
         [answers[key] if key else None for key in shared],
         [item.predicted for item in second.predictions],
     )
+
+
+def _question(item: Prediction) -> tuple[bytes, str, str | None]:
+    """What makes two predictions answers to one question; its last part is the truth."""
+    key = input_key(item.text, item.history, duplicates="exact")
+    return key, item.group, item.ground_truth

@@ -59,19 +59,19 @@ def asking_of(config: EvaluateConfig, task: Task) -> Asking:
         if config.thinking
         else task.answers.max_tokens(with_prompt=config.with_prompt)
     )
+    drawn = Sampling(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens or room,
+        max_thinking_tokens=sampling.max_thinking_tokens,
+        seed=sampling.seed,
+        thinking=config.thinking,
+    )
     return Asking(
         with_prompt=config.with_prompt,
         thinking=config.thinking,
         prefill=sampling.prefill or "",
-        sampling=Sampling(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens or room,
-            max_thinking_tokens=sampling.max_thinking_tokens,
-            seed=sampling.seed,
-            choices=tuple(task.labels) if is_constrained and task.labels else None,
-            json_schema=task.answers.json_schema if is_constrained else None,
-        ),
+        sampling=drawn.constrained_to(task.answers) if is_constrained else drawn,
     )
 
 
@@ -180,6 +180,7 @@ def prediction_of(
         cached_tokens=completion.cached_tokens if completion else None,
         seconds=completion.seconds if completion else None,
         first_token_seconds=completion.first_token_seconds if completion else None,
+        history=item.input.history,
     )
 
 

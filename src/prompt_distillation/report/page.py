@@ -33,11 +33,12 @@ from prompt_distillation.report.sentences import (
     money,
     paired_sentence,
     speed_sentence,
+    validity_sentence,
     with_bounds,
 )
 
 MAX_RAW_LENGTH = 4000
-"""Characters of one completion that the page carries; the result file has all of it."""
+"""Characters of an answer or a completion that the page carries; the result file has all of it."""
 
 
 HALF_PAGE_PIXELS = 1400
@@ -88,6 +89,7 @@ def build_page(parts: PageParts) -> str:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         main=main,
+        has_fields=has_fields(main),
         comparison=parts.comparison,
         tiles=_tiles(parts),
         heads=heads,
@@ -123,7 +125,7 @@ def _environment() -> Environment:
     }  # fmt: skip
     environment.globals |= {
         "bounds": with_bounds, "percent": percent, "money": money, "paired": paired_sentence,
-        "cost_of": cost_sentence, "speed_of": speed_sentence,
+        "cost_of": cost_sentence, "speed_of": speed_sentence, "validity": validity_sentence,
         "judge_heads": HEADS, "judge_rows": judge_rows, "judge_sentences": judge_sentences,
         "judge_examples": judge_examples,
     }  # fmt: skip
@@ -182,16 +184,26 @@ def _quality_tiles(main: Result) -> list[_Tile]:
     if summary.accuracy is None:
         note = f"{summary.predicted} of {summary.total_samples}; no {main.truth} answer is known"
         return [(percent(summary.parse_rate), "of the answers could be read", note)]
-    shares = [(f"accuracy against the {main.truth} labels", summary.accuracy,
-               summary.accuracy_interval, summary.evaluated)]  # fmt: skip
+    name = "objects exactly as in" if has_fields(main) else "accuracy against"
+    truth = f"the {main.truth} {'answers' if has_fields(main) else 'labels'}"
+    shares = [(f"{name} {truth}", summary.accuracy, summary.accuracy_interval, summary.evaluated)]
     teacher = main.truths.teacher_gold if main.truths else None
     if teacher is not None and teacher.accuracy is not None:
         shares.append(("accuracy of the teacher", teacher.accuracy, teacher.interval, teacher.n))
-    return [
+    tiles = [
         (percent(share), name, f"95 % interval {interval.low:.1%} to {interval.high:.1%}, n={n}")
         for name, share, interval, n in shares
         if interval is not None
     ]
+    if main.field_scores is not None:
+        note = f"{percent(main.field_scores.invented)} of the given values are invented"
+        tiles.insert(1, (percent(main.field_scores.f1), "F1 of the values", note))
+    return tiles
+
+
+def has_fields(result: Result) -> bool:
+    """Whether the answers are JSON: an object is right or wrong, and so is each of its values."""
+    return result.metrics == "fields"
 
 
 def _tokens(used: Usage | Cell) -> float:
@@ -203,6 +215,8 @@ def _table_of_results(parts: PageParts) -> tuple[list[str], list[dict[str, Any]]
     comparison, is_text = parts.comparison, parts.results[parts.main].text_overlap is not None
     cells = {cell.title: cell for cell in comparison.cells} if comparison else {}
     heads = ["ROUGE-L", "n", "chrF"] if is_text else ["accuracy (95 % interval)", "n", "macro-F1"]
+    if has_fields(parts.results[parts.main]):
+        heads = ["exact objects (95 % interval)", "n", "F1 of values"]
     heads += ["parse rate", "tokens in / out"]
     if comparison is not None:
         many = comparison.cells[0].loaded.concurrency
@@ -231,7 +245,8 @@ def _quality(result: Result, *, is_text: bool) -> list[str]:
     summary, overlap = result.summary, result.text_overlap
     if not is_text:
         accuracy = with_bounds(summary.accuracy, summary.accuracy_interval)
-        shown = [accuracy, str(summary.evaluated), percent(summary.macro_f1)]
+        f1 = result.field_scores.f1 if result.field_scores else summary.macro_f1
+        shown = [accuracy, str(summary.evaluated), percent(f1)]
     elif overlap is None:
         shown = ["-", "0", "-"]
     else:
@@ -310,34 +325,47 @@ def _data(parts: PageParts) -> dict[str, Any]:
     titles = list(parts.results)
     main = parts.results[parts.main]
     answers = zip(
-        *([item.predicted for item in result.predictions] for result in parts.results.values()),
+        *(
+            [_cut(item.predicted) for item in result.predictions]
+            for result in parts.results.values()
+        ),
         strict=True,
     )
     matrix = main.confusion_matrix
-    labels = [label for label in matrix.labels if label != UNPARSEABLE] if matrix else []
+    is_judged = main.truths is not None and main.summary.evaluated > 0
+    names = matrix.labels if matrix and is_judged else ()
     return {
         "models": titles,
         "raw_model": titles.index(parts.main),
         "unparseable": UNPARSEABLE,
-        "labels": labels,
-        "judged": matrix is not None and main.summary.evaluated > 0,
+        "labels": [label for label in names if label != UNPARSEABLE],
+        "judged": is_judged,
         "rows": [
             [
                 item.index,
                 item.text,
-                item.ground_truth,
-                item.teacher,
+                _cut(item.ground_truth),
+                _cut(item.teacher),
                 item.teacher_asked,
                 list(given),
                 shorten(item.raw_output or "", MAX_RAW_LENGTH),
                 item.trained_on is True,
                 sure,
+                [(turn["role"], turn["content"]) for turn in item.history],
             ]
             for item, given, sure in zip(
                 main.predictions, answers, _confidences(parts), strict=True
             )
         ],
     }
+
+
+def _cut(answer: str | None) -> str | None:
+    """An answer that is short enough for the page; two that differ still differ."""
+    if answer is None or len(answer) <= MAX_RAW_LENGTH:
+        return answer
+    digest = hashlib.sha256(answer.encode("utf-8", "replace")).hexdigest()
+    return f"{shorten(answer, MAX_RAW_LENGTH)} ({len(answer):,} characters, SHA-256 {digest[:12]})"
 
 
 def _confidences(parts: PageParts) -> list[float | None]:

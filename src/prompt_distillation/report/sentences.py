@@ -11,7 +11,9 @@ from prompt_distillation.data.results import (
     Confidence,
     CoveragePoint,
     PairedTest,
+    Result,
 )
+from prompt_distillation.tasks import RejectReason
 
 SHOWN_COVERAGES = (0.5, 0.8, 0.9)
 
@@ -66,6 +68,16 @@ def cost_sentence(bill: Bill) -> str:
     return (
         f"{saving} with the student than with the teacher. Labelling and training cost "
         f"{money(bill.training_cost)} {bill.currency}, which {after}."
+    )
+
+
+def validity_sentence(result: Result) -> str:
+    """How many JSON answers could be parsed, and how many are valid by the schema."""
+    total, valid = result.summary.total_samples, result.summary.predicted
+    parsed = valid + result.reject_reasons.get(RejectReason.SCHEMA, 0)
+    return (
+        f"Of {total} answers, {parsed} ({parsed / total:.1%}) are JSON and {valid} "
+        f"({valid / total:.1%}) are valid by the schema."
     )
 
 

@@ -20,7 +20,11 @@ from prompt_distillation.data.results import (
     WorstLabel,
 )
 from prompt_distillation.data.text import safe_for_terminal, shorten
-from prompt_distillation.report.sentences import confidence_sentences, paired_sentence
+from prompt_distillation.report.sentences import (
+    confidence_sentences,
+    paired_sentence,
+    validity_sentence,
+)
 
 RULE = "=" * 80
 SHORT_RULE = "=" * 60
@@ -202,6 +206,8 @@ def _performance_lines(result: Result) -> Iterator[str]:
     for reason, count in result.reject_reasons.items():
         yield f"    {reason}: {count}"
     yield f"  Parse rate: {summary.parse_rate:.2%}"
+    if result.metrics == "fields":
+        yield f"  {validity_sentence(result)}"
     yield ""
     if result.truths is None:  # no answer is right or wrong
         yield from _text_lines(result)

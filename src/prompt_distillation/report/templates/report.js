@@ -5,8 +5,10 @@
   const NO_ANSWER = data.unparseable;
   const ROW_HEIGHT = 40;
   const MARGIN_ROWS = 12;
-  // row: [number, text, truth, teacher, asked, [answer per model], raw output, trained on, sure]
-  const [NUMBER, TEXT, TRUTH, TEACHER, ASKED, ANSWERS, RAW, TRAINED, SURE] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+  // row: [number, text, truth, teacher, asked, [answer per model], raw output, trained on, sure,
+  //       [role and content of each turn before the text]]
+  const [NUMBER, TEXT, TRUTH, TEACHER, ASKED, ANSWERS, RAW, TRAINED, SURE, HISTORY] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+  const hasLabels = data.labels.length > 0;
 
   const element = (id) => document.getElementById(id);
   const make = (tag, text, className) => {
@@ -85,9 +87,9 @@
     const state = isRight(row) ? "right" : isWrong(row) ? "wrong" : "";
     const mark = make("span", state === "right" ? "✓" : state === "wrong" ? "✗" : "·", state);
     mark.setAttribute("aria-label", state || "not judged");
-    const given = data.judged ? `${row[TRUTH] ?? "-"} → ${shownAnswer(row)}` : shownAnswer(row);
+    const given = hasLabels ? `${row[TRUTH] ?? "-"} → ${shownAnswer(row)}` : shownAnswer(row);
     const labels = make("span", given, "labels");
-    labels.title = data.judged ? "true label → answer" : "answer";
+    labels.title = hasLabels ? "true label → answer" : "answer";
     const text = make("bdi", row[TEXT], "text");
     text.dir = "auto";
     node.append(mark, labels, text);
@@ -119,19 +121,24 @@
       tr.append(make("th", name), make("td", value, right === null ? "" : right ? "right" : "wrong"));
       table.append(tr);
     };
-    line(data.judged ? "true label" : "reference", row[TRUTH] ?? "unknown", null);
+    line(hasLabels ? "true label" : data.judged ? "truth" : "reference", row[TRUTH] ?? "unknown", null);
     if (row[ASKED]) line("teacher, in the dataset", row[TEACHER] ?? NO_ANSWER, isJudged(row) ? teacherRight(row) : null);
     data.models.forEach((name, at) => {
       line(name, row[ANSWERS][at] ?? NO_ANSWER, isJudged(row) ? row[ANSWERS][at] === row[TRUTH] : null);
     });
     if (row[SURE] !== null) line(`confidence of ${data.models[data.raw_model]}`, `${(100 * row[SURE]).toFixed(1)} %`, null);
-    const parts = [make("p", `Input ${row[NUMBER] + 1}${row[TRAINED] ? ", used for training" : ""}`, "soft"), text, table];
+    const before = row[HISTORY].map(([role, content]) => {
+      const turn = make("p", `${role}: ${content}`, "soft turn");
+      turn.dir = "auto";
+      return turn;
+    });
+    const parts = [make("p", `Input ${row[NUMBER] + 1}${row[TRAINED] ? ", used for training" : ""}`, "soft"), ...before, text, table];
     if (row[RAW]) parts.push(make("h3", `Complete output of ${data.models[data.raw_model]}`), make("pre", row[RAW]));
     detail.replaceChildren(...parts);
   }
 
   function drawMatrix() {
-    if (!data.judged) return;
+    if (!hasLabels) return;
     const names = [...data.labels, NO_ANSWER];
     const counts = new Map();
     const totals = new Map();
