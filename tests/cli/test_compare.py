@@ -95,7 +95,7 @@ def test_free_text_has_nothing_to_score_and_scoring_can_be_left_out(
     done = compare(*arguments, *few)
 
     assert done.returncode == 0, done.stderr
-    assert "the answers of 'persona' are free text" in done.stdout
+    assert "the answers of 'persona' are no labels" in done.stdout
     assert not (tmp_path / "out" / "student_scored.json").exists()
 
     (task / "task.yaml").write_bytes((ROOT / "tasks/language/task.yaml").read_bytes())

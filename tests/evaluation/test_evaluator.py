@@ -196,6 +196,25 @@ def test_cells_of_one_model_share_it_and_keep_the_order_that_was_asked_for(
     assert comparison.student_against_teacher is not None
 
 
+def test_the_student_can_be_compared_with_itself_under_the_schema(
+    engine, card_files, files, tmp_path: Path
+) -> None:
+    engine.answer = '{"word": "a", "n": 1}'
+    files = {name: value for name, value in card_files.items() if name != "ground_truth_file"}
+    comparison = compared(files, tmp_path / "out", cells="student,student_constrained")
+
+    assert [cell.accuracy for cell in comparison.cells] == [0.5, 0.5]
+    assert {request.sampling.json_schema is not None for _, request in engine.asked} == {
+        True,
+        False,
+    }
+    assert len(engine.opened) == 1
+    with pytest.raises(ConfigError, match="needs labels"):
+        compared(
+            files | {"task": ROOT / "tasks/persona"}, tmp_path / "no", cells="student_constrained"
+        )
+
+
 def test_the_teachers_answers_and_tokens_come_from_its_records(files, tmp_path: Path) -> None:
     rows = [
         {

@@ -13,7 +13,8 @@ DESCRIPTION = """Measure teacher and student side by side: accuracy, tokens, lat
   python scripts/compare.py --cells teacher,student --price_per_hour 2.5
 
 Cells: teacher (prompt, thinking), teacher_direct (prompt, no thinking), student_prompted (before
-distillation, with the prompt), student_before (without it), student (distilled, no prompt).
+distillation, with the prompt), student_before (without it), student (distilled, no prompt),
+student_constrained (the same, able to write only a label or JSON by the schema; not by default).
 The student's labels are scored too: how well calibrated they are, and what it costs to ask the
 teacher where the student is not confident."""
 

@@ -14,7 +14,8 @@ from prompt_distillation.config import (
 from prompt_distillation.config.evaluate_config import DEFAULT_STUDENT, TestConfig
 from prompt_distillation.errors import ConfigError
 
-CELLS = ("teacher", "teacher_direct", "student_prompted", "student_before", "student")
+DEFAULT_CELLS = ("teacher", "teacher_direct", "student_prompted", "student_before", "student")
+CELLS = (*DEFAULT_CELLS, "student_constrained")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class CompareConfig(Settings):
         rename={"model_name": "student_path", "base_model": "base_model"},
         model_name=DEFAULT_STUDENT,
     )
-    cells: str = option(",".join(CELLS), "what to measure, separated by commas")
+    cells: str = option(",".join(DEFAULT_CELLS), "what to measure, separated by commas")
     test: TestConfig = block(TestConfig)
     output_dir: Path = option(Path("./comparison"), "folder for results, tables and plots")
     overwrite: bool = option(False, "replace a comparison that is already there")

@@ -37,7 +37,12 @@ from prompt_distillation.engines import (
 from prompt_distillation.engines.event_loop import run
 from prompt_distillation.evaluation.confidence import confidence_results
 from prompt_distillation.evaluation.costs import bill_of, cost_of_cascade, query_cost
-from prompt_distillation.evaluation.evaluator import OpenModel, evaluate_on, open_model
+from prompt_distillation.evaluation.evaluator import (
+    OpenModel,
+    check_decoding,
+    evaluate_on,
+    open_model,
+)
 from prompt_distillation.evaluation.gate import compare_results
 from prompt_distillation.evaluation.predictions import NO_THINKING, asking_of, request_for
 from prompt_distillation.evaluation.selection import Selection, select_inputs
@@ -46,12 +51,16 @@ from prompt_distillation.tasks import RejectReason, Task, load_task, task_files
 
 Tell = Callable[[str], None]
 
+CONSTRAINED_KEY = f"{STUDENT_KEY}_constrained"
+"""The student once more, able to write only a label, or JSON by the schema."""
+
 TITLES = {
     TEACHER_KEY: "teacher, prompt + thinking",
     "teacher_direct": "teacher, prompt, no thinking",
     "student_prompted": "student before, prompt",
     "student_before": "student before, no prompt",
     STUDENT_KEY: "student distilled, no prompt",
+    CONSTRAINED_KEY: "student distilled, no prompt, constrained",
 }
 SCORED_KEY = f"{STUDENT_KEY}_scored"
 """The student once more, with the probability of each label instead of a written answer."""
@@ -109,12 +118,17 @@ def plan_cells(config: CompareConfig, task: Task) -> dict[str, EvaluateConfig]:
     """Each cell as the evaluation it is; given to `evaluate`, it gives the same result again.
 
     The teacher comes first, because the cascade of the scored student falls back to its answers.
+
+    Raises:
+        ConfigError: the student is to be constrained, and the task has neither labels nor schema.
     """
     plans = {key: _plan(config, key) for key in CELLS if key in config.cell_names}
     if _why_not_scored(config, task) is None:
         plans[SCORED_KEY] = replace(
             plans[STUDENT_KEY], decoding="scored", output_file=_result_path(config, SCORED_KEY)
         )
+    for plan in plans.values():
+        check_decoding(plan, task)
     return plans
 
 
@@ -132,6 +146,7 @@ def _plan(config: CompareConfig, key: str) -> EvaluateConfig:
         output_file=_result_path(config, key),
         with_prompt=key in (TEACHER_KEY, "teacher_direct", "student_prompted"),
         thinking=key == TEACHER_KEY,
+        decoding="constrained" if key == CONSTRAINED_KEY else "free",
         sampling=sampling,
         engine=config.engine,
     )
@@ -149,7 +164,7 @@ def _read_by(config: CompareConfig) -> list[Path]:
 def _model_of(config: CompareConfig, key: str) -> ModelConfig:
     if key.startswith(TEACHER_KEY):
         return config.teacher
-    if key == STUDENT_KEY:
+    if key in (STUDENT_KEY, CONSTRAINED_KEY):
         return config.student
     # The base that the adapter names: before distillation is what distillation started from.
     student = config.student
@@ -166,7 +181,7 @@ def _why_not_scored(config: CompareConfig, task: Task) -> str | None:
     if STUDENT_KEY not in config.cell_names:
         return "the student is not among --cells"
     if not task.labels:
-        return f"the answers of {task.name!r} are free text, and only labels can be scored"
+        return f"the answers of {task.name!r} are no labels, and only labels can be scored"
     return None if config.score_labels else "switched off by --no_score_labels"
 
 

@@ -74,7 +74,7 @@ def check_decoding(config: EvaluateConfig, task: Task) -> None:
     """Raise for a way of decoding that the task or the engine does not have.
 
     Raises:
-        ConfigError: it needs labels, and the task has none.
+        ConfigError: it needs labels or a schema, and the task has none.
         EngineError: a server cannot score labels.
     """
     has_schema = config.decoding == "constrained" and task.answers.json_schema is not None

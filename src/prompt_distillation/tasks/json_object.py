@@ -66,9 +66,9 @@ class JsonObject:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The schema, and how votes are counted where that is not by whole objects."""
-        settings = {"labels": [], "answer_pattern": None, "schema": self.schema}
-        return settings | ({"votes": self.votes} if self.votes != "object" else {})
+        """The schema, and how votes are counted unless by whole objects."""
+        by_field = {"votes": self.votes} if self.votes == "field" else {}
+        return {"labels": [], "answer_pattern": None, "schema": self.schema, **by_field}
 
     @cached_property
     def _validator(self) -> Any:
@@ -132,7 +132,7 @@ def read_json_kind(fields: Mapping[str, Any], path: Path) -> JsonObject:
     for key in ("labels", "answer_pattern"):
         if fields.get(key):
             raise TaskError(f"{path}: kind json has no {key}; its answers are read by the schema")
-    votes = fields.get("votes") or "object"
+    votes: Any = fields.get("votes") or "object"
     if votes not in ("object", "field"):
         raise TaskError(f"{path}: votes is {votes!r}; it must be object or field")
     schema_path = path.with_name(str(fields.get("schema_file") or "schema.json"))
