@@ -1,6 +1,7 @@
 """What holds for every local engine, and that the two write the same text."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from engines.asking import LONG_PROMPT, ask
@@ -47,6 +48,16 @@ async def test_both_engines_write_the_same_text(transformers_engine, vllm_engine
     assert sum(same) >= 0.75 * len(same)
     # Otherwise the comparison would not have covered both ends.
     assert {result.finish_reason for result in ours} == {"stop", "length"}
+
+
+async def test_a_text_can_be_followed_while_it_is_written(engine: Engine) -> None:
+    full = await complete_all(engine)
+    longest = max(range(len(full)), key=lambda number: full[number].completion_tokens)
+    seen: list[str] = []
+    result = await engine.complete(replace(REQUESTS[longest], on_text=seen.append))
+    assert len(set(seen)) > 1
+    # The last character may be half of one, until its other half comes.
+    assert all(result.text.startswith(text.rstrip("\ufffd")) for text in seen)
 
 
 async def test_length_is_exactly_the_budget(engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """The server engine against the real server: vLLM's, on a CPU."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,10 @@ def options(url: str, model: str = "tiny") -> EngineOptions:
 
 async def test_a_real_server_completes_what_it_is_sent(server_url: str) -> None:
     requests = [ask(f"text {n}", system=LONG_PROMPT, max_tokens=20) for n in range(40)]
+    seen: list[str] = []
     async with open_engine("server", options(server_url)) as engine:
         results = {key: result async for key, result in stream(engine, enumerate(requests))}
-        again = await engine.complete(requests[3])
+        again = await engine.complete(replace(requests[3], on_text=seen.append))
     assert sorted(results) == list(range(40))
     assert all(isinstance(result, Completion) for result in results.values())
     assert {result.finish_reason for result in results.values()} <= {"stop", "length"}
@@ -45,6 +47,7 @@ async def test_a_real_server_completes_what_it_is_sent(server_url: str) -> None:
     assert again.reasoning == results[3].reasoning
     assert again.reasoning
     assert again.text == ""
+    assert seen[-1] == again.reasoning
     assert again.first_token_seconds is not None
     assert 0 < again.first_token_seconds < again.seconds
     assert again.cached_tokens is not None

@@ -5,7 +5,7 @@ completion is returned as soon as it is finished, and a retry is one more reques
 `Engine.concurrency` requests in flight (see `concurrency`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -68,11 +68,14 @@ class Request:
     Attributes:
         messages: the turns; the last is the user's.
         prefill: text the assistant's turn begins with (not part of the completion).
+        on_text: called, in the event loop, with all of the text so far each time there is more of
+            it; what runs on Ray does not call it.
     """
 
     messages: tuple[ChatMessage, ...]
     sampling: Sampling
     prefill: str = ""
+    on_text: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -236,8 +236,12 @@ class ServerEngine:
                     answer.add_whole(await response.text())
                     return answer
                 async for line in response.iter_lines():
-                    if answer.add_line(line) and answer.first_token_seconds is None:
-                        answer.first_token_seconds = time.perf_counter() - started
+                    if answer.add_line(line):
+                        answer.first_token_seconds = (
+                            answer.first_token_seconds or time.perf_counter() - started
+                        )
+                        if request.on_text is not None:
+                            request.on_text(answer.text_so_far)
                     self._last_heard = now = loop.time()
                     has_begun = answer.first_token_seconds is not None
                     silence.reschedule(now + (next_seconds if has_begun else first_seconds))

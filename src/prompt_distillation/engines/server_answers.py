@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from prompt_distillation.data.text import encodable, safe_for_terminal
 from prompt_distillation.engines.base import Completion, FinishReason, RequestFailedError
+from prompt_distillation.tasks import END_OF_THINKING
 
 # vLLM writes `reasoning`; SGLang, DeepSeek and older vLLM write `reasoning_content`.
 REASONING_FIELDS = ("reasoning_content", "reasoning")
@@ -46,6 +47,14 @@ class Answer:
         self._usage: dict[str, object] | None = None
         self._has_choice = False
         self._has_ended = False
+
+    @property
+    def text_so_far(self) -> str:
+        """What has arrived, a reasoning that came apart included, as a model would write it."""
+        text, reasoning = "".join(self._text), "".join(self._reasoning)
+        if reasoning and text:
+            reasoning += END_OF_THINKING
+        return encodable(reasoning + text)[0]
 
     def add_whole(self, body: str) -> None:
         """Add the whole answer, a JSON object.

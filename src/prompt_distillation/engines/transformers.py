@@ -11,7 +11,7 @@ continuous batching of its own; on the example task, on two cores without a GPU,
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -46,6 +46,7 @@ class _Job:
     prompt: list[int]
     sampling: Sampling
     done: asyncio.Future[Completion]
+    on_text: Callable[[str], None] | None
     submitted: float = field(default_factory=time.perf_counter)
     first_token: float | None = None
 
@@ -102,7 +103,8 @@ class TransformersEngine:
             )
         prompt = self._encoder.encode(request)
         self._check_length(prompt)
-        job = _Job(prompt, request.sampling, asyncio.get_running_loop().create_future())
+        done = asyncio.get_running_loop().create_future()
+        job = _Job(prompt, request.sampling, done, request.on_text)
         self._submit(job)
         return await job.done
 
@@ -199,6 +201,8 @@ class TransformersEngine:
                 job.first_token = time.perf_counter()
             if row.finish_reason is not None:
                 loop.call_soon_threadsafe(_deliver, job.done, self._completion(job, row))
+            elif job.on_text is not None:
+                loop.call_soon_threadsafe(job.on_text, self._encoder.decode(row.token_ids))
 
         self._generator.run(
             [job.prompt for job in batch],

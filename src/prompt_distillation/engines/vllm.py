@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from prompt_distillation.engines.base import (
@@ -19,6 +19,8 @@ from prompt_distillation.engines.base import (
 from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.errors import EngineError
 from prompt_distillation.tasks import END_OF_THINKING
+
+OnText = Callable[[str], None] | None
 
 # Without the package: a watchdog has to be small, and to start at once.
 SCRIPT = """
@@ -111,10 +113,13 @@ class VllmEngine:
         """Complete one conversation, batched by vLLM with whatever else is in flight."""
         started = time.perf_counter()
         prompt = self._encoder.encode(request)
-        params, thinking = _sampling_params(request.sampling), request.sampling.thinking
+        params = _sampling_params(request.sampling, streams=request.on_text is not None)
+        thinking = request.sampling.thinking
         if thinking and params.structured_outputs is not None:
             self._check_thinking_token()
-        output = await self._generate(prompt, params, thinking=thinking)
+        output = await self._generate(
+            prompt, params, thinking=thinking, on_text=request.on_text
+        )
         return _completion(output, self._encoder, prompt_tokens=len(prompt), started=started)
 
     def _check_thinking_token(self) -> None:
@@ -130,7 +135,9 @@ class VllmEngine:
                 "answer after the reasoning; use --decoding free"
             )
 
-    async def _generate(self, prompt: list[int], params: Any, *, thinking: bool = False) -> Any:
+    async def _generate(
+        self, prompt: list[int], params: Any, *, thinking: bool = False, on_text: OnText = None
+    ) -> Any:
         """The finished `RequestOutput` of one request with these `SamplingParams`.
 
         Raises:
@@ -143,7 +150,7 @@ class VllmEngine:
         if self._llm is None:
             raise EngineError("the vLLM engine is closed")
         try:
-            return await self._collect(prompt, params, thinking=thinking)
+            return await self._collect(prompt, params, thinking=thinking, on_text=on_text)
         except EngineDeadError as error:
             raise EngineError(
                 "vLLM stopped; its own message is above (LOGLEVEL and VLLM_LOGGING_LEVEL=INFO "
@@ -154,8 +161,11 @@ class VllmEngine:
                 f"vLLM refused the request: {error.__cause__ or error}"
             ) from error
 
-    async def _collect(self, prompt: list[int], params: Any, *, thinking: bool) -> Any:
+    async def _collect(
+        self, prompt: list[int], params: Any, *, thinking: bool, on_text: OnText
+    ) -> Any:
         async def collect() -> Any:
+            output = None
             outputs = self._llm.generate(
                 {"prompt_token_ids": prompt},
                 params,
@@ -165,7 +175,10 @@ class VllmEngine:
                 # itself that a model without reasoning has none (vllm#47027).
                 reasoning_ended=not thinking,
             )
-            return [output async for output in outputs][-1]
+            async for output in outputs:
+                if on_text is not None and not output.finished:
+                    on_text(self._encoder.decode(output.outputs[0].token_ids))
+            return output
 
         task = asyncio.create_task(collect())
         try:
@@ -201,7 +214,7 @@ class VllmEngine:
             self._merged = None
 
 
-def _sampling_params(sampling: Sampling) -> Any:
+def _sampling_params(sampling: Sampling, *, streams: bool) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -220,7 +233,7 @@ def _sampling_params(sampling: Sampling) -> Any:
         # vLLM would decode token by token, for streaming; once, at the end, is cheaper.
         detokenize=False,
         # Every partial text would cross to this process and wake its task.
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.CUMULATIVE if streams else RequestOutputKind.FINAL_ONLY,
         # Each request has its own parameters here: vLLM need not copy them.
         skip_clone=True,
     )
