@@ -41,7 +41,7 @@ def test_on_a_gpu_an_adapter_is_served_with_the_next_rank(tiny_models, tmp_path:
     save_adapter(tiny_models.student, tmp_path)
     live = live_adapter(tmp_path, device="cuda")
     assert live is not None
-    assert (live.max_rank, live.on_experts) == (8, False)
+    assert (live.shape.max_rank, live.shape.experts) == (8, frozenset())
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_vllm_can_apply_is_served_and_the_rest_is_merged(
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     live = live_adapter(tmp_path, device="cuda")
-    assert (live and live.max_rank) == max_rank
+    assert (live and live.shape.max_rank) == max_rank
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of vLLM's imports
@@ -83,7 +83,8 @@ def test_vllms_loader_makes_of_an_adapter_what_peft_makes_of_it(
     )
     live = live_adapter(tmp_path, device="cuda")
     assert live is not None
-    assert (live.on_experts, live.max_rank) == (True, 16 if patterns else 8)
+    assert live.shape.experts == {"gate_up_proj", "down_proj"}
+    assert live.shape.max_rank == (16 if patterns else 8)
 
     helper = PEFTHelper.from_local_dir(str(live.path), max_position_embeddings=None)
     loaded = LoRAModel.from_local_checkpoint(

@@ -18,6 +18,7 @@ COMMANDS = {
     "review-labels": ("review_labels", "check labels that may be wrong, in the terminal"),
     "report": ("report", "show what was measured: an HTML page, pictures, W&B, a model card"),
     "export": ("export_model", "merge an adapter into a checkpoint that vLLM serves, and test it"),
+    "serve": ("serve", "serve a student with vLLM's OpenAI-compatible server"),
     "doctor": ("doctor", "say what this machine has and which recipe fits"),
 }
 GO_ON = {"create-data", "train", "judge"}

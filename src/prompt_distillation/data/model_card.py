@@ -13,6 +13,7 @@ from prompt_distillation.data.files import atomic_writer
 from prompt_distillation.data.intervals import wilson_interval, with_interval
 from prompt_distillation.data.results import Result
 from prompt_distillation.data.training_files import CARD_FILE, MANIFEST_FILE
+from prompt_distillation.data.vllm_flags import serve_line
 from prompt_distillation.errors import ModelError
 
 if TYPE_CHECKING:  # takes longer to import than --help may
@@ -52,12 +53,15 @@ class ScoredPair(Protocol):
         """Mean absolute difference in nats."""
 
 
-def trained_card(name: str, manifest: Mapping[str, Any]) -> str:
+def trained_card(
+    name: str, manifest: Mapping[str, Any], adapter_config: Mapping[str, Any] | None = None
+) -> str:
     """Render the card of a finished training run: an adapter, or a fully trained model.
 
     Args:
         name: title, the folder's name.
         manifest: the run's ``training_manifest.json``.
+        adapter_config: of PEFT; None leaves out how vLLM serves the adapter.
     """
     base, config = manifest["base_model"]["name"], manifest["config"]
     is_adapter = config["use_lora"]
@@ -70,6 +74,7 @@ def trained_card(name: str, manifest: Mapping[str, Any]) -> str:
         f"{kind} of `{base}`, {_PURPOSE}",
         "## Use",
         _loading(name, base, is_adapter=is_adapter),
+        *_serving(name, base, adapter_config),
         *_making(manifest),
         f"`{MANIFEST_FILE}` has every setting and version.",
     )
@@ -228,6 +233,14 @@ def _loading(name: str, base: str, *, is_adapter: bool) -> str:
         lines += ['model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")']
     lines += ["tokenizer = AutoTokenizer.from_pretrained(path)"]
     return "\n".join(["```python", *lines, "```"])
+
+
+def _serving(name: str, base: str, adapter_config: Mapping[str, Any] | None) -> Iterator[str]:
+    """How vLLM serves an adapter on a GPU."""
+    if adapter_config is None:
+        return
+    yield f"Serve it with `prompt-distillation serve {name}`, or on a GPU with vLLM itself:"
+    yield f"```bash\n{serve_line(base, adapter_config, name=name)}\n```"
 
 
 def _making(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prompt_distillation.checkpoints import ADAPTER_CONFIG, check_model, merge_adapter
+from prompt_distillation.data.vllm_flags import AdapterShape, adapter_shape
 from prompt_distillation.engines.base import EngineOptions
 from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.engines.vllm import VllmEngine, Watchdog
@@ -28,9 +29,6 @@ logger = logging.getLogger(__name__)
 SHUTDOWN_SECONDS = 20.0
 SHUTDOWN_SECONDS_ALONE = 0.1
 
-# The ranks that vLLM 0.32 has kernels for (vllm.config.lora.MaxLoRARanks).
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LiveAdapter:
@@ -38,13 +36,11 @@ class LiveAdapter:
 
     Attributes:
         path: its folder.
-        max_rank: the smallest of `VLLM_RANKS` that is enough for all of its modules.
-        on_experts: whether it changes fused experts, whose weights have three dimensions.
+        shape: its ranks, and the experts that it changes.
     """
 
     path: Path
-    max_rank: int
-    on_experts: bool
+    shape: AdapterShape
 
 
 def live_adapter(adapter: Path, *, device: str) -> LiveAdapter | None:
@@ -60,17 +56,15 @@ def live_adapter(adapter: Path, *, device: str) -> LiveAdapter | None:
     from vllm.lora.peft_helper import PEFTHelper
 
     config: dict[str, Any] = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    highest = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-    max_rank = next((rank for rank in VLLM_RANKS if rank >= highest), VLLM_RANKS[-1])
-    experts = {name.rpartition(".")[2] for name in config.get("target_parameters") or ()}
+    shape = adapter_shape(config)
     try:
-        PEFTHelper.from_dict(config).validate_legal(LoRAConfig(max_lora_rank=max_rank))
-        if experts and experts != {"gate_up_proj", "down_proj"}:
-            raise ValueError(f"it adapts only {', '.join(sorted(experts))} of the experts")
+        PEFTHelper.from_dict(config).validate_legal(LoRAConfig(max_lora_rank=shape.max_rank))
+        if shape.experts and shape.experts != {"gate_up_proj", "down_proj"}:
+            raise ValueError(f"it adapts only {', '.join(sorted(shape.experts))} of the experts")
     except ValueError as error:
         logger.info("vLLM cannot apply the adapter %s itself: %s", adapter, error)
         return None
-    return LiveAdapter(path=adapter.resolve(), max_rank=max_rank, on_experts=bool(experts))
+    return LiveAdapter(path=adapter.resolve(), shape=shape)
 
 
 def merge_to_temporary(options: EngineOptions) -> "tempfile.TemporaryDirectory[str]":
@@ -236,8 +230,8 @@ def _engine_arguments(
         arguments |= {
             "enable_lora": True,
             "max_loras": 1,
-            "max_lora_rank": live.max_rank,
-            "enable_mixed_moe_lora_format": live.on_experts,
+            "max_lora_rank": live.shape.max_rank,
+            "enable_mixed_moe_lora_format": bool(live.shape.experts),
         }
     return arguments
 
@@ -247,7 +241,7 @@ def _lora_request(live: LiveAdapter | None) -> Any:
         return None
     from vllm.lora.request import LoRARequest
 
-    return LoRARequest("adapter", 1, str(live.path), is_3d_lora_weight=live.on_experts)
+    return LoRARequest("adapter", 1, str(live.path), is_3d_lora_weight=bool(live.shape.experts))
 
 
 async def _start_async_llm(arguments: dict[str, Any]) -> Any:

@@ -10,9 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from prompt_distillation.checkpoints import ADAPTER_CONFIG
 from prompt_distillation.config import flat
 from prompt_distillation.config.train_config import TrainConfig
-from prompt_distillation.data.files import atomic_writer, write_json
+from prompt_distillation.data.files import atomic_writer, read_json, write_json
 from prompt_distillation.data.training_files import (
     CARD_FILE,
     HISTORY_FILE,
@@ -291,9 +292,15 @@ def _save(
         manifest = training_manifest(record, identity, trainer, run, result)
         manifest["method"] = {"name": config.method, **method.manifest()}
         with atomic_writer(folder.path / CARD_FILE) as card:
-            card.write(trained_card(folder.path.resolve().name, manifest))
+            card.write(trained_card(folder.path.resolve().name, manifest, _adapter_config(folder)))
         write_json(folder.path / MANIFEST_FILE, manifest)
     return result
+
+
+def _adapter_config(folder: RunFolder) -> Mapping[str, Any] | None:
+    """PEFT's configuration of the adapter that was saved; None where the model is trained whole."""
+    path = folder.path / ADAPTER_CONFIG
+    return read_json(path) if path.is_file() else None
 
 
 def _show_start(
