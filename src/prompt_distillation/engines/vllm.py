@@ -117,9 +117,7 @@ class VllmEngine:
         thinking = request.sampling.thinking
         if thinking and params.structured_outputs is not None:
             self._check_thinking_token()
-        output = await self._generate(
-            prompt, params, thinking=thinking, on_text=request.on_text
-        )
+        output = await self._generate(prompt, params, thinking=thinking, on_text=request.on_text)
         return _completion(output, self._encoder, prompt_tokens=len(prompt), started=started)
 
     def _check_thinking_token(self) -> None:
