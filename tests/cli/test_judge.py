@@ -28,7 +28,10 @@ def run(script: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str
 def test_the_example_teacher_judges_behind_a_real_server(tmp_path: Path) -> None:
     student = write_answers(tmp_path, "student", ["Guten Tag.", "Paris.", HOSTILE, "same"])
     teacher = write_answers(tmp_path, "teacher", ["Hello there.", "It is Paris.", "Well.", "same"])
-    arguments = ["--model", str(ROOT / "example-models" / "teacher"), "--served-model-name", "t"]
+    arguments = [
+        "--model", str(ROOT / "example-models" / "teacher"), "--served-model-name", "t",
+        "--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}',
+    ]  # fmt: skip
     with vllm_server(arguments, log=tmp_path / "log") as url:
         done = run(
             "scripts/judge.py", "--student_file", student, "--teacher_file", teacher,

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,10 @@ def test_the_openai_client_gets_the_answers_of_the_student(adapter, tmp_path: Pa
     with subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment) as process:
         try:
             wait_until_up(f"http://127.0.0.1:{port}/health", process)
+            for _ in range(100):  # the command looks for itself, now and then
+                if "Ask it" in (tmp_path / "log").read_text():
+                    break
+                time.sleep(0.2)
             client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
             (model,) = client.models.list().data
             answer = client.chat.completions.create(

@@ -63,6 +63,7 @@ def main(argv: Sequence[str]) -> int | None:
         check_serving,
         running_server,
         serve_command,
+        stopped_in_order,
     )
 
     options = engine_options(config.model, config.engine)
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> int | None:
         more=_flags_for_vllm(extra),
     )
     check_serving(serving)
-    with serve_command(options, serving) as (command, how):
+    with stopped_in_order(), serve_command(options, serving) as (command, how):
         sys.stdout.write(f"{options.model}, {how}:\n{shlex.join(command)}\n")
         sys.stdout.flush()
         with running_server(command, serving, options) as process:

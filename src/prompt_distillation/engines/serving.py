@@ -83,6 +83,23 @@ def check_serving(serving: Serving) -> None:
 
 
 @contextmanager
+def stopped_in_order() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does: the server stops, and a merged model is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def serve_command(options: EngineOptions, serving: Serving) -> Iterator[tuple[list[str], str]]:
     """The command that serves a model, and a word on how; merges first where that is needed.
 
@@ -163,7 +180,7 @@ def running_server(
     Raises:
         EngineError: it ended before it answered; its own message is on the screen.
     """
-    with _killable(), subprocess.Popen(command, env=_environment(options)) as process:
+    with subprocess.Popen(command, env=_environment(options)) as process:
         try:
             _wait_until_up(serving, process)
             yield process
@@ -184,23 +201,6 @@ def _environment(options: EngineOptions) -> Mapping[str, str]:
         # A server has requests to read while its model computes: two processes.
         environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
     return environment
-
-
-@contextmanager
-def _killable() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that the server is stopped in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _wait_until_up(serving: Serving, process: "subprocess.Popen[bytes]") -> None:
