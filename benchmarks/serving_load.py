@@ -7,7 +7,7 @@
 
 Each is served by `prompt-distillation serve`, one after the other, and gets the same inputs at the
 same rate (Poisson arrivals): the teacher with the prompt, the student without it. The client is
-that of `vllm bench serve`. Times are in milliseconds; a request's latency ends with its last token.
+that of `vllm bench serve`. A request's latency ends with its last token.
 """
 
 import argparse
@@ -39,12 +39,12 @@ parser = FlexibleArgumentParser()
 add_cli_args(parser)
 main(parser.parse_args())
 """
-COLUMNS = {
+FIGURES = {
     "requests/s": "request_throughput",
-    "first token p50": "median_ttft_ms",
-    "first token p99": "p99_ttft_ms",
-    "latency p50": "p50_e2el_ms",
-    "latency p99": "p99_e2el_ms",
+    "first token p50, ms": "median_ttft_ms",
+    "first token p99, ms": "p99_ttft_ms",
+    "latency p50, ms": "p50_e2el_ms",
+    "latency p99, ms": "p99_e2el_ms",
     "tokens in": "total_input_tokens",
     "tokens out": "total_output_tokens",
     "failed": "failed",
@@ -55,15 +55,16 @@ def main() -> None:
     """Serve, load, and print the table."""
     options = parse_arguments()
     table = Table(title=f"{options.requests} requests at {options.request_rate:g} per second")
-    for name in ("", *COLUMNS):
-        table.add_column(name, justify="right")
     measured = {}
     for name, model, tokens in (
         ("teacher", options.teacher_model, options.teacher_tokens),
         ("student", options.student_path, options.student_tokens),
     ):
         measured[name] = load(name, model, tokens, options)
-        table.add_row(name, *(f"{measured[name].get(key, 0):,.1f}" for key in COLUMNS.values()))
+    for name in ("", *measured):
+        table.add_column(name, justify="right")
+    for name, key in FIGURES.items():
+        table.add_row(name, *(f"{figures.get(key, 0):,.1f}" for figures in measured.values()))
     Console().print(table)
     ratio = measured["teacher"]["p50_e2el_ms"] / measured["student"]["p50_e2el_ms"]
     print(f"latency p50, teacher over student: {ratio:.1f}")
