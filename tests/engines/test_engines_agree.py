@@ -172,3 +172,24 @@ async def test_streaming_draws_requests_as_it_needs_them(engine: Engine) -> None
         break
     await results.aclose()
     assert drawn <= 3 * engine.concurrency
+
+
+@pytest.mark.vllm
+async def test_both_engines_give_an_answer_the_same_probabilities(
+    transformers_engine, vllm_engine
+) -> None:
+    requests = [
+        ask("text", system=LONG_PROMPT, prefill=prefill, max_tokens=4, top_logprobs=5)
+        for prefill in ("</think>a", "</think>b", "</think>c")
+    ]
+    ours = await complete_all(transformers_engine, requests)
+    theirs = await complete_all(vllm_engine, requests)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.logprobs is not None
+        assert other.logprobs is not None
+        if one.text != other.text:
+            continue  # a near tie
+        assert one.logprobs.written == other.logprobs.written
+        pairs = zip(one.logprobs.candidates(), other.logprobs.candidates(), strict=True)
+        for mine, yours in pairs:
+            assert dict(mine) == pytest.approx(dict(yours), abs=0.05)

@@ -459,3 +459,41 @@ async def test_a_server_that_is_gone_ends_the_run() -> None:
         await engine.complete(ask("hello"))
     assert not isinstance(caught.value, RequestFailedError)
     await engine.aclose()
+
+
+def token_of(text: str, **alternatives: float) -> dict[str, object]:
+    top = [{"token": name, "logprob": value, "bytes": None} for name, value in alternatives.items()]
+    return {"token": text, "logprob": alternatives[text], "top_logprobs": top}
+
+
+async def test_the_scores_of_an_answer_come_by_their_texts() -> None:
+    async def answer(path: str, body: bytes) -> tuple[int, object]:
+        asked = json.loads(body)
+        assert (asked["logprobs"], asked["top_logprobs"]) == (True, 2)
+        pieces = []
+        for text, others in (("So", {}), ("</th", {}), ("ink>", {}), ("en", {"de": -2.0})):
+            made = piece(text)
+            made["choices"][0]["logprobs"] = {
+                "content": [token_of(text, **{text: -0.25, **others})]
+            }
+            pieces.append(made)
+        return 200, events(*pieces, piece("", finish_reason="stop"), USAGE, "[DONE]")
+
+    async with faulty_proxy(answer) as proxy:
+        engine = engine_at(proxy.url)
+        result = await engine.complete(ask("hello", top_logprobs=2))
+        await engine.aclose()
+    assert result.logprobs is not None
+    assert result.logprobs.written == ("en",)
+    assert result.logprobs.candidates() == [[("en", -0.25), ("de", -2.0)]]
+
+
+async def test_a_server_without_scores_is_told() -> None:
+    async def answer(path: str, body: bytes) -> tuple[int, bytes]:
+        return 200, chat_completion("en")
+
+    async with faulty_proxy(answer) as proxy:
+        engine = engine_at(proxy.url)
+        with pytest.raises(RequestFailedError, match="returns no log-probabilities"):
+            await engine.complete(ask("hello", top_logprobs=2))
+        await engine.aclose()

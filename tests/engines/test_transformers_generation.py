@@ -122,3 +122,41 @@ def test_a_model_that_swallows_the_prefix_gets_copies(
     rows = run(BatchGenerator(model, pad_token_id=0), PROMPTS, [12] * 6)
 
     assert [row.token_ids for row in rows] == [greedy(model, prompt, 12) for prompt in PROMPTS]
+
+
+def test_the_scores_of_an_answer_are_the_models_own(model: Any) -> None:
+    sampling = Sampling(temperature=0.7, seed=3, top_logprobs=4)
+    rows = [
+        Row(sampling=sampling, marks=MARKS, max_new_tokens=6),
+        Row(sampling=sampling, marks=MARKS, max_new_tokens=6, thinking=True),
+        Row(sampling=Sampling(), marks=MARKS, max_new_tokens=6),
+    ]
+    BatchGenerator(model, pad_token_id=0).run(
+        PROMPTS[:3], rows, on_token=lambda _: None, is_dropped=lambda _: False
+    )
+    assert not rows[1].scores  # its reasoning was never closed
+    assert not rows[2].scores  # it asked for none
+    written = [token for token, _ in rows[0].scores]
+    assert written[: len(rows[0].token_ids)] == rows[0].token_ids
+    with torch.inference_mode():
+        logits = model(torch.tensor([PROMPTS[0] + rows[0].token_ids])).logits[0]
+    # Of the model, not of the temperature.
+    expected = logits[len(PROMPTS[0]) - 1 :].log_softmax(dim=-1)
+    for place, (token, candidates) in enumerate(rows[0].scores):
+        best = expected[place].topk(4)
+        assert [candidate for candidate, _ in candidates[1:]] == best.indices.tolist()
+        own, *scores = [score for _, score in candidates]
+        assert scores == pytest.approx(best.values.tolist(), abs=1e-4)
+        assert own == pytest.approx(float(expected[place, token]), abs=1e-4)
+
+
+def test_the_scores_begin_behind_the_last_end_of_thinking() -> None:
+    row = Row(sampling=Sampling(top_logprobs=1), marks=MARKS, max_new_tokens=9, thinking=True)
+    kept = []
+    for token in (5, 259, 6, 259, 8, 7):
+        if row.wants_scores:
+            row.scores.append((token, [(token, 0.0)]))
+            kept.append(token)
+        row.take(token)
+    assert kept == [6, 259, 8, 7]
+    assert [token for token, _ in row.scores] == [8, 7]

@@ -81,6 +81,10 @@ class LabelConfig(Settings):
         "label, or JSON by the schema",
     )
     votes: VoteConfig = block(VoteConfig)
+    top_logprobs: int = option(
+        0, "log-probabilities to keep of each token of an answer, for --method soft (20); 0: none",
+        low=0, high=20,
+    )  # fmt: skip
     engine: EngineConfig = block(EngineConfig)
     inputs: InputConfig = block(InputConfig)
     duplicates: Duplicates = option(

@@ -52,6 +52,24 @@ class FourBitConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SoftConfig(Settings):
+    """How ``--method soft`` learns from the teacher's probabilities."""
+
+    soft_targets: Literal["auto", "labels", "tokens"] = option(
+        "auto",
+        "labels: the probability of each label, whatever the teacher's vocabulary; tokens: of the "
+        "answer's tokens as the teacher wrote them; auto: labels where the task has them",
+    )
+    soft_weight: float = option(
+        1.0, "share of the teacher's probabilities in the loss; the rest is cross-entropy",
+        low=0, high=1,
+    )  # fmt: skip
+    soft_temperature: float = option(
+        1.0, "of the stored candidates, the teacher's and the student's alike", above=0, high=100
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
     """Settings of `train_sft_trl.py` and of `train`, beside the fields of TRL's `SFTConfig`."""
 
@@ -62,9 +80,12 @@ class TrainConfig(Settings):
         "auto",
         "chat rows for the held-out loss: a file, none, or auto (the NAME.heldout.jsonl beside it)",
     )
-    method: Literal["sft"] = option(
-        "sft", "what is learned from the teacher; sft: its answers, by cross-entropy"
+    method: Literal["sft", "soft"] = option(
+        "sft",
+        "what is learned from the teacher; sft: its answers, by cross-entropy; soft: its "
+        "probabilities of the answers' tokens (needs create_data.py --top_logprobs 20)",
     )
+    soft: SoftConfig = block(SoftConfig)
     model: ModelConfig = block(ModelConfig, omit=("base_model",), model_name=DEFAULT_STUDENT_BASE)
     output_dir: Path = option(Path("./models/prompt_distillation_trl"), "folder of the result")
     lora: LoraSettings = block(LoraSettings)
@@ -132,6 +153,11 @@ class TrainConfig(Settings):
     def __post_init__(self) -> None:
         """Check settings that depend on each other."""
         super().__post_init__()
+        if self.method != "soft" and self.soft != SoftConfig():
+            raise ConfigError(
+                f"--soft_targets, --soft_weight and --soft_temperature are of --method soft, and "
+                f"--method is {self.method}; leave them out, or train with --method soft"
+            )
         if self.four_bit.load_in_4bit and not self.lora.use_lora:
             raise ConfigError(
                 "--load_in_4bit freezes the base and trains an adapter on it; leave out "

@@ -154,6 +154,7 @@ class DatasetPaths:
         rejects: the inputs that got no label, and why.
         manifest: task, model, settings, counts and versions.
         corrections: what a person corrected; read, never written, by labelling.
+        logprobs: log-probabilities of the answers, where they are kept.
     """
 
     dataset: Path
@@ -162,10 +163,12 @@ class DatasetPaths:
     rejects: Path
     manifest: Path
     corrections: Path
+    logprobs: Path
 
     def written(self, shard: Shard) -> list[Path]:
         """Every file that the process which labels ``shard`` may write."""
         parts = [self.dataset, self.heldout, self.records, self.rejects, self.manifest]
+        parts.append(self.logprobs)
         return [*parts, self.journal(shard), self.lock(shard)]
 
     def journal(self, shard: Shard) -> Path:
@@ -186,7 +189,8 @@ class DatasetPaths:
 
     def remove_leftovers(self) -> None:
         """Remove the unfinished files of a run that was killed; only its successor may."""
-        for path in (self.dataset, self.heldout, self.records, self.rejects, self.manifest):
+        parts = (self.dataset, self.heldout, self.records, self.rejects, self.manifest)
+        for path in (*parts, self.logprobs):
             for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
                 leftover.unlink(missing_ok=True)
 
@@ -213,6 +217,7 @@ def dataset_paths(output_file: Path) -> DatasetPaths:
         rejects=sibling(output_file, "rejects"),
         manifest=sibling(output_file, "manifest"),
         corrections=sibling(output_file, "corrections"),
+        logprobs=sibling(output_file, "logprobs"),
     )
 
 

@@ -18,7 +18,9 @@ from prompt_distillation.errors import (
 
 _HEAD_BYTES = 4096
 
-DatasetPart = Literal["heldout", "records", "rejects", "manifest", "corrections"]
+DatasetPart = Literal["heldout", "records", "rejects", "manifest", "corrections", "logprobs"]
+
+_ENDINGS = {"manifest": ".json", "logprobs": ".parquet"}
 
 
 def without_link(dataset: Path) -> Path:
@@ -33,11 +35,11 @@ def sibling(dataset: Path, part: DatasetPart) -> Path:
     """Where a part of the dataset ``NAME.jsonl`` stands: ``NAME.heldout.jsonl`` and its like.
 
     Beside the dataset itself, also where ``dataset`` is a link to it. The manifest is one JSON
-    document, ``NAME.manifest.json``; the other parts are JSON lines.
+    document, ``NAME.manifest.json``, the log-probabilities are a table, ``NAME.logprobs.parquet``;
+    the other parts are JSON lines.
     """
     dataset = without_link(dataset)
-    suffix = ".json" if part == "manifest" else ".jsonl"
-    return dataset.with_name(f"{dataset.stem}.{part}{suffix}")
+    return dataset.with_name(f"{dataset.stem}.{part}{_ENDINGS.get(part, '.jsonl')}")
 
 
 def refuse_to_overwrite(paths: Iterable[Path], *, overwrite: bool) -> None:
@@ -102,8 +104,12 @@ def _has_content(path: Path) -> bool:
 
 
 @contextmanager
-def atomic_writer(path: Path) -> Iterator[IO[str]]:
+def atomic_writer(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` that takes its name only when the block succeeds.
+
+    Args:
+        path: of the file.
+        mode: ``w`` for text in UTF-8, ``wb`` for bytes.
 
     Raises:
         OutputWriteError: the folder cannot be written, or the disk is full. The file that was at
@@ -112,7 +118,8 @@ def atomic_writer(path: Path) -> Iterator[IO[str]]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        encoding, newline = ("utf-8", "\n") if mode == "w" else (None, None)
+        with temporary.open(mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

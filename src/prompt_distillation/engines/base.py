@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from prompt_distillation.config import Dtype
+from prompt_distillation.data.answer_logprobs import AnswerLogprobs
 from prompt_distillation.errors import EngineError
 from prompt_distillation.machine import Device
 from prompt_distillation.tasks import AnswerKind, ChatMessage
@@ -39,6 +40,7 @@ class Sampling:
         choices: if given, decoding is constrained to one of these texts, where the engine can.
         json_schema: if given, decoding is constrained to JSON that is valid by this schema.
         thinking: whether the model reasons first: a constraint holds from ``</think>`` on.
+        top_logprobs: alternatives of each token of the answer to return; 0: none.
     """
 
     temperature: float = 0.0
@@ -49,6 +51,7 @@ class Sampling:
     choices: tuple[str, ...] | None = None
     json_schema: str | None = None
     thinking: bool = False
+    top_logprobs: int = 0
 
     def constrained_to(self, answers: AnswerKind) -> "Sampling":
         """The same, with decoding constrained to the answers of a kind that has a list or schema.
@@ -92,6 +95,7 @@ class Completion:
         first_token_seconds: from submission to the first token; None if unknown.
         reasoning: the reasoning, where a server delivers it apart from ``text``.
         repaired: whether half characters (lone surrogates) in them were replaced.
+        logprobs: of what follows the reasoning, where ``top_logprobs`` were asked for.
     """
 
     text: str
@@ -103,6 +107,7 @@ class Completion:
     first_token_seconds: float | None = None
     reasoning: str | None = None
     repaired: bool = False
+    logprobs: AnswerLogprobs | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

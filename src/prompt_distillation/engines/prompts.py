@@ -161,6 +161,7 @@ class PromptEncoder:
         self._model = model
         self._template_kwargs = dict(chat_template_kwargs or {})
         self._marks = TemplateMarks(tokenizer)
+        self._end_of_thinking = tokenizer.encode(END_OF_THINKING, add_special_tokens=False)
         self._previous_text = ""
         self._shared_text = ""
         self._shared_ids: list[int] = []
@@ -250,6 +251,14 @@ class PromptEncoder:
         """
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text
+
+    def answer_start(self, token_ids: Sequence[int]) -> int:
+        """Where in new tokens the answer begins: after the last ``</think>``; else at the start."""
+        mark, ids = self._end_of_thinking, list(token_ids)
+        for end in range(len(ids), len(mark) - 1, -1):
+            if ids[end - len(mark) : end] == mark:
+                return end
+        return 0
 
     def _as_data(
         self, messages: Sequence[ChatMessage], prefill: str = ""

@@ -221,7 +221,8 @@ class ServerEngine:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
             first_seconds *= FIRST_TOKEN_SHARE
             next_seconds *= NEXT_TOKEN_SHARE
-        answer = Answer(max_tokens=request.sampling.max_tokens)
+        top = request.sampling.top_logprobs
+        answer = Answer(max_tokens=request.sampling.max_tokens, top_logprobs=top)
         loop = asyncio.get_running_loop()
         self._waiting += 1
         try:
@@ -278,7 +279,8 @@ class ServerEngine:
         if sampling.json_schema is not None:
             form = {"name": "answer", "schema": json.loads(sampling.json_schema)}
             extra["response_format"] = {"type": "json_schema", "json_schema": form}
-        return {
+        asked = {"logprobs": True, "top_logprobs": sampling.top_logprobs}
+        return (asked if sampling.top_logprobs else {}) | {
             "model": self._model,
             "messages": messages,
             "temperature": sampling.temperature,

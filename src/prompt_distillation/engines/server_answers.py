@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
+from prompt_distillation.data.answer_logprobs import AnswerLogprobs
 from prompt_distillation.data.text import encodable, safe_for_terminal
 from prompt_distillation.engines.base import Completion, FinishReason, RequestFailedError
 from prompt_distillation.tasks import END_OF_THINKING
@@ -35,9 +36,12 @@ class Answer:
 
     Args:
         max_tokens: how many tokens it may have.
+        top_logprobs: alternatives of each token that were asked for.
     """
 
-    def __init__(self, *, max_tokens: int) -> None:
+    def __init__(self, *, max_tokens: int, top_logprobs: int = 0) -> None:
+        self._top_logprobs = top_logprobs
+        self._scores: list[tuple[str, list[tuple[str, float]]]] = []
         self.first_token_seconds: float | None = None
         self.notes: list[str] = []
         self._max_tokens = max_tokens
@@ -92,6 +96,9 @@ class Answer:
             return False
         self._has_choice = True
         message = _required(choices[0], part, dict)
+        if self._top_logprobs:
+            scores = _optional(choices[0], "logprobs", dict) or {}
+            self._scores += map(_score_of, _optional(scores, "content", list) or [])
         reason = _optional(choices[0], "finish_reason", str)
         self._finish_reason = reason or self._finish_reason
         text = _text_of(message, "content")
@@ -131,7 +138,26 @@ class Answer:
             first_token_seconds=self.first_token_seconds,
             reasoning=reasoning or None,
             repaired=text_changed or reasoning_changed,
+            logprobs=self._logprobs() if self._top_logprobs else None,
         )
+
+    def _logprobs(self) -> AnswerLogprobs:
+        """Of the tokens after the reasoning, by their texts.
+
+        Raises:
+            RequestFailedError: the server sent none.
+        """
+        if not self._scores:
+            raise RequestFailedError(
+                "the server returns no log-probabilities; leave out --top_logprobs, or use "
+                "--engine vllm or transformers"
+            )
+        start, tail = 0, ""
+        for number, (token, _) in enumerate(self._scores, start=1):
+            tail = tail[-len(END_OF_THINKING) :] + token
+            if END_OF_THINKING in tail:
+                start, tail = number, ""
+        return AnswerLogprobs.of(self._scores[start:], top=self._top_logprobs)
 
     def _finished(self, completion_tokens: int) -> FinishReason:
         """How it ended."""
@@ -159,6 +185,20 @@ def _required(fields: object, name: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise _bad_answer(f"the answer's {name!r} is {value!r}, not a {kind.__name__}")
     return value
+
+
+def _score_of(fields: object) -> tuple[str, list[tuple[str, float]]]:
+    """A token and its alternatives."""
+    token, _ = encodable(_required(fields, "token", str))
+    listed = _optional(fields, "top_logprobs", list) or []
+    return token, [_pair_of(fields), *map(_pair_of, listed)]
+
+
+def _pair_of(fields: object) -> tuple[str, float]:
+    value = fields.get("logprob") if isinstance(fields, Mapping) else None
+    if not isinstance(value, float | int):
+        raise _bad_answer(f"a token's 'logprob' is {value!r}, not a number")
+    return encodable(_required(fields, "token", str))[0], float(value)
 
 
 def _optional(fields: object, name: str, kind: type) -> Any:

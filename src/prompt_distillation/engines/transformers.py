@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from prompt_distillation.checkpoints import check_model, merged_in_memory
+from prompt_distillation.data.answer_logprobs import AnswerLogprobs
 from prompt_distillation.engines.base import (
     Completion,
     EngineOptions,
@@ -225,7 +226,7 @@ class TransformersEngine:
 
     def _completion(self, job: _Job, row: Row) -> Completion:
         assert row.finish_reason is not None
-        now = time.perf_counter()
+        now, top = time.perf_counter(), job.sampling.top_logprobs
         return Completion(
             text=self._encoder.decode(row.token_ids),
             finish_reason=row.finish_reason,
@@ -234,6 +235,7 @@ class TransformersEngine:
             cached_tokens=row.cached_tokens,
             seconds=now - job.submitted,
             first_token_seconds=(job.first_token or now) - job.submitted,
+            logprobs=AnswerLogprobs.of(row.scores, top=top) if top else None,
         )
 
 

@@ -75,6 +75,8 @@ class Row:
         completion_tokens: how many were drawn, the end-of-turn token included.
         cached_tokens: prompt tokens whose keys and values were not computed for this row.
         finish_reason: set when the row is done.
+        scores: each token after the reasoning with its most likely alternatives and their
+            log-probabilities, where the sampling asks for them.
     """
 
     sampling: Sampling
@@ -86,15 +88,23 @@ class Row:
     completion_tokens: int = 0
     cached_tokens: int = 0
     finish_reason: FinishReason | None = None
+    scores: list[tuple[int, list[tuple[int, float]]]] = field(default_factory=list)
     generator: random.Random = field(init=False)
     _forced: deque[int] = field(init=False, default_factory=deque)
     _thinking_tokens: int = field(init=False, default=0)
     _constrained_from: int | None = field(init=False, default=None)
+    _answers: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        self._answers = not self.thinking
         self.generator = random.Random(self.sampling.seed)
         if self.choices is not None and not self.sampling.thinking:
             self._constrained_from = 0
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether the next token's alternatives are to be kept."""
+        return self.sampling.top_logprobs > 0 and self._answers
 
     def allowed_ids(self) -> list[int] | None:
         """Token ids that may come next; None for all."""
@@ -111,6 +121,9 @@ class Row:
         self.token_ids.append(token)
         if self._forced:
             self._forced.popleft()
+        if self.sampling.top_logprobs and self._ends_thinking():
+            self.scores.clear()
+            self._answers = True
         if self.sampling.max_thinking_tokens is not None:
             self._watch_thinking(self.sampling.max_thinking_tokens)
         if self._constrained_from is not None and not self._continuations():
@@ -138,12 +151,16 @@ class Row:
             self.thinking = tuple(self.token_ids) == self.marks.start_of_thinking
             return
         self._thinking_tokens += 1
-        end = self.marks.end_of_thinking
-        if tuple(self.token_ids[-len(end) :]) == end:
+        if self._ends_thinking():
             self.thinking = False
             self._forced.clear()
         elif not self._forced and self._thinking_tokens >= budget:
-            self._forced.extend(end)
+            self._forced.extend(self.marks.end_of_thinking)
+
+    def _ends_thinking(self) -> bool:
+        """Whether the last token completed ``</think>``."""
+        end = self.marks.end_of_thinking
+        return tuple(self.token_ids[-len(end) :]) == end
 
 
 def draw(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
@@ -261,7 +278,11 @@ class BatchGenerator:
         alive = list(range(len(rows)))
         while True:
             logits = self._forward(tokens, mask, cache)
+            scored = [at for at, index in enumerate(alive) if rows[index].wants_scores]
+            # Before drawing: what is not allowed is overwritten there.
+            logprobs = logits[scored].log_softmax(dim=-1)
             drawn = draw(logits, [rows[index] for index in alive])
+            _keep_scores([rows[alive[at]] for at in scored], [drawn[at] for at in scored], logprobs)
             for index, token in zip(alive, drawn, strict=True):
                 rows[index].take(token)
                 on_token(index)
@@ -376,6 +397,24 @@ class BatchGenerator:
         cache = copy.deepcopy(self._prefix_cache)
         cache.batch_repeat_interleave(rows)
         return cache
+
+
+def _keep_scores(rows: Sequence[Row], drawn: Sequence[int], logprobs: torch.Tensor) -> None:
+    """Keep each row's most likely alternatives to the token drawn, and that token's own score.
+
+    Args:
+        rows: that want them.
+        drawn: the token of each.
+        logprobs: 2-D float tensor, rows x vocabulary.
+    """
+    if not rows:
+        return
+    top = min(max(row.sampling.top_logprobs for row in rows), logprobs.shape[1])
+    values, ids = logprobs.topk(top, dim=-1)
+    own = logprobs.gather(1, torch.tensor(drawn, device=logprobs.device)[:, None])
+    found = zip(rows, drawn, own[:, 0].tolist(), ids.tolist(), values.tolist(), strict=True)
+    for row, token, logprob, tokens, scores in found:
+        row.scores.append((token, [(token, logprob), *zip(tokens, scores, strict=True)]))
 
 
 def _behind_prefix(cache: Cache) -> bool:

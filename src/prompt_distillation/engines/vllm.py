@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from prompt_distillation.data.answer_logprobs import AnswerLogprobs
 from prompt_distillation.engines.base import (
     Completion,
     Request,
@@ -118,7 +119,13 @@ class VllmEngine:
         if thinking and params.structured_outputs is not None:
             self._check_thinking_token()
         output = await self._generate(prompt, params, thinking=thinking, on_text=request.on_text)
-        return _completion(output, self._encoder, prompt_tokens=len(prompt), started=started)
+        return _completion(
+            output,
+            self._encoder,
+            prompt_tokens=len(prompt),
+            started=started,
+            top=request.sampling.top_logprobs,
+        )
 
     def _check_thinking_token(self) -> None:
         """See that vLLM can tell where reasoning ends; it looks for one token.
@@ -228,6 +235,9 @@ def _sampling_params(sampling: Sampling, *, streams: bool) -> Any:
         seed=sampling.seed,
         thinking_token_budget=sampling.max_thinking_tokens,
         structured_outputs=constraint,
+        # vLLM returns those of the reasoning too; they are cut off when the completion is here.
+        logprobs=sampling.top_logprobs or None,
+        flat_logprobs=sampling.top_logprobs > 0,
         # vLLM would decode token by token, for streaming; once, at the end, is cheaper.
         detokenize=False,
         # Every partial text would cross to this process and wake its task.
@@ -253,7 +263,7 @@ def _scoring_params(token_ids: Sequence[int]) -> Any:
 
 
 def _completion(
-    output: Any, encoder: PromptEncoder, *, prompt_tokens: int, started: float
+    output: Any, encoder: PromptEncoder, *, prompt_tokens: int, started: float, top: int
 ) -> Completion:
     written = output.outputs[0]
     if written.finish_reason not in ("stop", "length"):
@@ -268,4 +278,23 @@ def _completion(
         cached_tokens=output.num_cached_tokens,
         seconds=time.perf_counter() - started,
         first_token_seconds=output.metrics.first_token_latency if output.metrics else None,
+        logprobs=_answer_logprobs(written, encoder, top=top) if top else None,
+    )
+
+
+def _answer_logprobs(written: Any, encoder: PromptEncoder, *, top: int) -> AnswerLogprobs:
+    """Those of what follows the reasoning, out of vLLM's `FlatLogprobs` of the whole completion."""
+    flat = written.logprobs
+    start = encoder.answer_start(written.token_ids)
+    return AnswerLogprobs.of(
+        [
+            (token, list(zip(flat.token_ids[begin:end], flat.logprobs[begin:end], strict=True)))
+            for token, begin, end in zip(
+                written.token_ids[start:],
+                flat.start_indices[start:],
+                flat.end_indices[start:],
+                strict=True,
+            )
+        ],
+        top=top,
     )

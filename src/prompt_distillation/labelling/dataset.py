@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import IO, Any, Self, cast
 
 import orjson
 
@@ -15,10 +15,17 @@ from prompt_distillation.data.dataset_files import DatasetPaths, Record, Recorde
 from prompt_distillation.data.files import atomic_writer, write_json
 from prompt_distillation.labelling.disagreements import Corrections
 from prompt_distillation.labelling.input_spool import InputSpool, Spool, WorkItem
+from prompt_distillation.labelling.soft_labels import SoftLabelWriter, votes_with_logprobs
 from prompt_distillation.labelling.votes_and_retries import ReadAttempt, Verdict
+
+VOTES = "votes_with_logprobs"
+"""Key of what an outcome holds for soft labels; no record has it."""
 
 MakeManifest = Callable[["Counts", str], Mapping[str, object]]
 """From the counts and the dataset's SHA-256 to the manifest."""
+
+MakeSoftLabels = Callable[[IO[bytes]], SoftLabelWriter]
+"""From the open file to what writes it."""
 
 
 @dataclass(slots=True)
@@ -40,6 +47,8 @@ class Counts:
         prompt_tokens: of all requests, cached or not.
         cached_tokens: of them, from the prefix cache.
         seconds: of all requests, added up; many ran at once.
+        logprob_tokens: tokens whose log-probabilities are kept, of all votes.
+        logprob_bytes: of the file with them.
     """
 
     inputs: int = 0
@@ -60,6 +69,8 @@ class Counts:
     cached_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    logprob_tokens: int = 0
+    logprob_bytes: int = 0
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -172,6 +183,7 @@ def _outcome(verdict: Verdict, attempts: Sequence[ReadAttempt]) -> dict[str, Any
         "completion_tokens": completion_tokens,
         "seconds": seconds,
         "outputs": [_output(read) for read in ordered],
+        VOTES: votes_with_logprobs(verdict, ordered),
     }
 
 
@@ -206,6 +218,7 @@ def write_dataset(
     corrections: Corrections,
     labels: Iterable[str],
     make_manifest: MakeManifest,
+    soft_labels: MakeSoftLabels | None = None,
 ) -> Counts:
     """Write all files; the dataset is renamed into place last, so where it exists, all do.
 
@@ -216,6 +229,7 @@ def write_dataset(
         corrections: a person's answers, which go before the teacher's.
         labels: the task's, to be counted; none for free text.
         make_manifest: called once everything is counted.
+        soft_labels: writes what soft labels need into the file it is given; None: nothing does.
 
     Raises:
         OutputWriteError: a file cannot be written.
@@ -228,10 +242,16 @@ def write_dataset(
                 stack.enter_context(atomic_writer(path))
                 for path in (paths.heldout, paths.records, paths.rejects)
             )
+            soft = None
+            if soft_labels is not None:
+                soft = soft_labels(stack.enter_context(atomic_writer(paths.logprobs, "wb")))
             for item in inputs:
                 outcome, is_duplicate = outcomes.take(item.key)
+                votes = outcome.pop(VOTES)
                 record = _record(item, outcome, corrections, is_duplicate=is_duplicate)
                 counts.add(record)
+                if soft is not None:
+                    soft.add(record, votes)
                 records.write(_line(record))
                 if record["answer"] is None:
                     rejects.write(_line(_reject_of(record)))
@@ -241,6 +261,10 @@ def write_dataset(
                     line = _line(_chat_row(record))
                     dataset.write(line)
                     digest.update(line.encode())
+            if soft is not None:
+                counts.logprob_tokens, counts.logprob_bytes = soft.close()
+        if soft_labels is None:
+            paths.logprobs.unlink(missing_ok=True)  # of an earlier dataset
         write_json(paths.manifest, make_manifest(counts, digest.hexdigest()))
     return counts
 

@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 import orjson
 
+from prompt_distillation.data.answer_logprobs import AnswerLogprobs
 from prompt_distillation.data.splits import KEY_BYTES
 from prompt_distillation.engines.base import Completion, FinishReason
 from prompt_distillation.errors import OutputWriteError
@@ -51,7 +52,7 @@ class Attempt:
     refused: bool = False
 
 
-_COMPLETION = tuple(field.name for field in fields(Completion))
+_COMPLETION = tuple(field.name for field in fields(Completion) if field.name != "logprobs")
 _PLAIN = ("vote", "attempt", "temperature", "max_tokens", "error", "refused")
 
 
@@ -63,6 +64,8 @@ def _row_of(key: bytes, attempt: Attempt) -> dict[str, Any]:
             value = getattr(source, name)
             if value is not None and value is not False:
                 row[name] = value
+    if attempt.completion is not None and attempt.completion.logprobs is not None:
+        row["logprobs"] = attempt.completion.logprobs.as_row()
     return row
 
 
@@ -70,7 +73,10 @@ def _attempt_of(row: Mapping[str, Any]) -> Attempt:
     """The record that a journal's row holds."""
     completion = None
     if "error" not in row:
-        completion = Completion(**{name: row[name] for name in _COMPLETION if name in row})
+        scores = AnswerLogprobs.from_row(row["logprobs"]) if "logprobs" in row else None
+        completion = Completion(
+            **{name: row[name] for name in _COMPLETION if name in row}, logprobs=scores
+        )
     return Attempt(completion=completion, **{name: row[name] for name in _PLAIN if name in row})
 
 
@@ -83,10 +89,17 @@ class Journal:
     """The journals of one dataset: all are read, one (at most) is written.
 
     Memory: about 200 bytes a key. Use `open_journal`.
+
+    Args:
+        identity: the settings whose completions are wanted.
+        top_logprobs: alternatives of each token of an answer that they must hold; completions
+            with fewer are passed over.
     """
 
-    def __init__(self, identity: Mapping[str, object]) -> None:
+    def __init__(self, identity: Mapping[str, object], *, top_logprobs: int = 0) -> None:
         self._identity = identity
+        self._top_logprobs = top_logprobs
+        self._without_logprobs = 0
         self._digest = digest_of(identity)
         self._places: dict[bytes, tuple[int, ...]] = {}
         self._offsets = array("Q")
@@ -196,9 +209,17 @@ class Journal:
                 self._identities[settings] = row["identity"]
             elif settings is not None and settings != self._digest:
                 self._other_settings[settings] += 1
+            elif "error" not in row and row.get("logprobs", _NONE)["top"] < self._top_logprobs:
+                self._without_logprobs += 1
             elif with_failures or "error" not in row:
                 self._remember(bytes.fromhex(row["key"]), source, offset, len(line))
             offset += len(line)
+        if self._without_logprobs:
+            logger.warning(
+                "%s: %d completions have no log-probabilities for --top_logprobs %d; their inputs "
+                "are labelled again", path, self._without_logprobs, self._top_logprobs,
+            )  # fmt: skip
+            self._without_logprobs = 0
         if bad:
             logger.warning("%s: passed over %d damaged lines; their work is done again", path, bad)
         return offset, settings
@@ -239,7 +260,11 @@ class Journal:
 
 @contextmanager
 def open_journal(
-    identity: Mapping[str, object], *, writable: Path | None, others: Sequence[Path]
+    identity: Mapping[str, object],
+    *,
+    writable: Path | None,
+    others: Sequence[Path],
+    top_logprobs: int = 0,
 ) -> Iterator[Journal]:
     """Open the journals of a dataset.
 
@@ -248,11 +273,12 @@ def open_journal(
         writable: the journal to append to; None to read only. Failed requests of earlier runs
             are then taken as they are; with a journal to write they are left out, to be made again.
         others: journals to read.
+        top_logprobs: what completions must hold to count; see `Journal`.
 
     Raises:
         OutputWriteError: ``writable`` cannot be written.
     """
-    journal = Journal(identity)
+    journal = Journal(identity, top_logprobs=top_logprobs)
     try:
         for path in others:
             journal.load(path, with_failures=writable is None)
@@ -299,7 +325,10 @@ _OPTIONAL_KINDS: _Kinds = {
     "error": str,
     "refused": bool,
     "repaired": bool,
+    "logprobs": dict,
 }
+
+_NONE = {"top": 0}
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -312,6 +341,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
             return row if digest_of(row["identity"]) == row["settings"] else None
         if len(bytes.fromhex(row["key"])) != KEY_BYTES:
             return None
+        if "logprobs" in row:
+            AnswerLogprobs.from_row(row["logprobs"])
     except (ValueError, TypeError, KeyError):
         return None
     kinds = _FAILURE_KINDS if "error" in row else _COMPLETION_KINDS

@@ -66,7 +66,10 @@ def dataset_settings(
     corrections: Corrections,
 ) -> dict[str, object]:
     """All that decides the dataset, as JSON can hold it: equal settings, equal dataset."""
+    # Only where it is set: datasets of before this setting stay finished.
+    soft = {"top_logprobs": config.top_logprobs} if config.top_logprobs else {}
     return {
+        **soft,
         **identity,
         **asdict(config.votes),
         **task.answers.settings,

@@ -6,8 +6,10 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
 
 from prompt_distillation.config.label_config import LabelConfig
+from prompt_distillation.data.answer_logprobs import AnswerLogprobs
 from prompt_distillation.data.text import encodable
 from prompt_distillation.engines import (
     Engine,
@@ -18,7 +20,7 @@ from prompt_distillation.engines import (
     gather_or_cancel,
     map_concurrently,
 )
-from prompt_distillation.engines.base import RequestRefusedError
+from prompt_distillation.engines.base import Completion, RequestRefusedError
 from prompt_distillation.labelling.dataset import Outcomes
 from prompt_distillation.labelling.input_spool import WorkItem
 from prompt_distillation.labelling.journal import Attempt, Journal
@@ -141,7 +143,7 @@ class Labeller:
         request = self._request(item, step)
         async with slots:
             try:
-                completion = await engine.complete(request)
+                completion = _without_useless_scores(await engine.complete(request))
             except RequestFailedError as failure:
                 error, _ = encodable(str(failure))
                 refused = isinstance(failure, RequestRefusedError)
@@ -168,6 +170,7 @@ class Labeller:
             max_thinking_tokens=sampling.max_thinking_tokens,
             seed=request_seed(sampling.seed, item.key, vote=step.vote, attempt=step.attempt),
             thinking=self._config.votes.thinking,
+            top_logprobs=self._config.top_logprobs,
         )
         is_constrained = self._config.decoding == "constrained"
         return Request(
@@ -177,6 +180,14 @@ class Labeller:
             sampling=drawn.constrained_to(self._task.answers) if is_constrained else drawn,
             prefill=sampling.prefill or "",
         )
+
+
+def _without_useless_scores(completion: Completion) -> Completion:
+    """Drop the log-probabilities of a completion that was cut: it holds no answer."""
+    scores = completion.logprobs
+    if scores is None or completion.finish_reason != "length":
+        return completion
+    return replace(completion, logprobs=AnswerLogprobs.of((), top=scores.top))
 
 
 def request_seed(seed: int, key: bytes, *, vote: int, attempt: int) -> int:

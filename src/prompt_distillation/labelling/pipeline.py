@@ -32,7 +32,12 @@ from prompt_distillation.labelling.cost_estimate import (
     run_probe,
     show_prompts,
 )
-from prompt_distillation.labelling.dataset import Counts, Outcomes, write_dataset
+from prompt_distillation.labelling.dataset import (
+    Counts,
+    MakeSoftLabels,
+    Outcomes,
+    write_dataset,
+)
 from prompt_distillation.labelling.disagreements import Corrections, read_corrections
 from prompt_distillation.labelling.input_spool import InputSpool, read_inputs_once
 from prompt_distillation.labelling.journal import Journal, digest_of, open_journal
@@ -46,6 +51,7 @@ from prompt_distillation.labelling.label_manifest import (
 )
 from prompt_distillation.labelling.labeller import Labeller, OpenTeacher
 from prompt_distillation.labelling.progress import Progress, print_summary
+from prompt_distillation.labelling.soft_labels import SoftLabelWriter, refuse_unusable
 from prompt_distillation.tasks import Task, load_task, task_files
 
 if TYPE_CHECKING:
@@ -148,6 +154,7 @@ def label(
             f"--decoding constrained needs labels or a schema; the task {task.name!r} has neither"
         )
     _refuse_unsafe(config, paths)
+    refuse_unusable(config, task)
     if config.engine.engine != "server" and not config.merge:
         # Reading a million inputs takes longer than seeing that there is no such model.
         resolve_model(config.model.model_name, config.model.base_model)
@@ -221,6 +228,7 @@ def _label(labelling: _Run, open_teacher: OpenTeacher) -> LabelResult:
                 outcomes,
                 corrections=labelling.corrections,
                 labels=labelling.task.labels,
+                soft_labels=_soft_labels(labelling),
                 make_manifest=lambda counts, sha256: make_manifest(
                     config,
                     labelling.task,
@@ -232,6 +240,12 @@ def _label(labelling: _Run, open_teacher: OpenTeacher) -> LabelResult:
                 ),
             )
     return _result(paths, "written", counts)
+
+
+def _soft_labels(labelling: _Run) -> MakeSoftLabels | None:
+    """Writes the log-probabilities of the answers, where they are to be kept."""
+    config, labels = labelling.config, tuple(labelling.task.labels)
+    return (lambda file: SoftLabelWriter(file, config, labels)) if config.top_logprobs else None
 
 
 def _result(paths: DatasetPaths, state: State, counts: Counts | None = None) -> LabelResult:
@@ -294,7 +308,12 @@ def _open_journal(labelling: _Run) -> AbstractContextManager[Journal]:
     paths, own = labelling.paths, None if labelling.config.merge else labelling.shard
     others = [paths.journal(shard) for shard in paths.shards() if shard != own]
     writable = paths.journal(own) if own else None
-    return open_journal(labelling.identity, writable=writable, others=others)
+    return open_journal(
+        labelling.identity,
+        writable=writable,
+        others=others,
+        top_logprobs=labelling.config.top_logprobs,
+    )
 
 
 def _refuse_unfinished(labelling: _Run, missing: Counter[int]) -> None:

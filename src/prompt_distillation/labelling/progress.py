@@ -179,6 +179,11 @@ def summary_lines(counts: Counts, *, rejects: Path) -> list[str]:
         f"{counts.prompt_tokens:,} ({counts.cached_tokens:,} from the prefix cache), out "
         f"{counts.completion_tokens:,}"
     )
+    if counts.logprob_tokens:
+        lines.append(
+            f"soft labels {counts.logprob_tokens:,} tokens of answers, "
+            f"{counts.logprob_bytes / counts.logprob_tokens:.1f} bytes a token"
+        )
     if counts.gold:
         lines.append(f"accuracy    {accuracy_line(counts)}")
     if counts.rejected > counts.inputs / 2:

@@ -7,7 +7,7 @@ evaluation and reports follow its members.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -40,12 +40,15 @@ class Answer:
         reasoning: what stood before the last ``</think>``.
         reject_reason: why there is no answer.
         detail: the reason in words, with what would be allowed.
+        span: where the answer stands in what was read, from and to; None where it is all of it,
+            or rewritten.
     """
 
     text: str | None = None
     reasoning: str | None = None
     reject_reason: RejectReason | None = None
     detail: str | None = None
+    span: tuple[int, int] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

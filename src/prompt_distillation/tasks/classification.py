@@ -94,11 +94,12 @@ class LabelPattern:
             found, end = labelled[1], labelled.end(1)
         elif written:
             found = written[1].strip()
+        start = end - len(found or "")
         if found not in self.labels or not self._ends_at(text, end):
             return Answer(
                 reject_reason=RejectReason.UNKNOWN_LABEL, detail=f"{found!r} is not a label"
             )
-        return Answer(text=found)
+        return Answer(text=found, span=(start, end))
 
     def frames(self, prompt: str) -> set[tuple[str, str]]:
         """What is before and after the labels, wherever the pattern matches a text."""

@@ -31,11 +31,18 @@ class EncodedRow:
         input_ids: context, answer, end of turn.
         labels: aligned with ``input_ids``; `IGNORED` wherever no answer is trained.
         where: file and line, for messages.
+        context: the turns before the (last) answer.
     """
 
     input_ids: list[int]
     labels: list[int]
     where: str = ""
+    context: tuple[ChatMessage, ...] = ()
+
+    @property
+    def trained(self) -> list[int]:
+        """Token ids of the answers, ends of turns included."""
+        return [label for label in self.labels if label != IGNORED]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +145,9 @@ def _encode(row: ChatRow, encoder: PromptEncoder, stop_ids: frozenset[int]) -> E
     except RequestFailedError as error:
         raise InputError(f"{row.where}: {error}") from error
     default = encoder.tokenizer.eos_token_id
-    trained = _until_end_of_turn(answer, stop_ids, default=default)
-    return EncodedRow(context + trained, [IGNORED] * len(context) + trained, row.where)
+    trained = until_end_of_turn(answer, stop_ids, default=default)
+    labels = [IGNORED] * len(context) + trained
+    return EncodedRow(context + trained, labels, row.where, row.context)
 
 
 def _in_one_row(turns: list[EncodedRow]) -> list[EncodedRow]:
@@ -152,7 +160,7 @@ def _in_one_row(turns: list[EncodedRow]) -> list[EncodedRow]:
         for at, label in enumerate(turn.labels):
             if label != IGNORED:
                 labels[at] = label
-    return [EncodedRow(whole.input_ids, labels, whole.where)]
+    return [EncodedRow(whole.input_ids, labels, whole.where, whole.context)]
 
 
 def set_template_defaults(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
@@ -197,7 +205,7 @@ def _answers_after_thinking(tokenizer: Any) -> bool:
         return False  # said where a row is encoded
 
 
-def _until_end_of_turn(ids: list[int], stop_ids: frozenset[int], *, default: int) -> list[int]:
+def until_end_of_turn(ids: list[int], stop_ids: frozenset[int], *, default: int) -> list[int]:
     """The answer up to its last end-of-turn token; a template without one gets ``default``."""
     for last in range(len(ids) - 1, -1, -1):
         if ids[last] in stop_ids:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.training.loading import PreparedRun
+from prompt_distillation.training.methods.soft import SoftLabels
 
 
 class TrainingMethod(Protocol):
@@ -68,5 +69,8 @@ class SupervisedFineTuning:
         return {}
 
 
-METHODS: Mapping[str, Callable[[TrainConfig], TrainingMethod]] = {"sft": SupervisedFineTuning}
+METHODS: Mapping[str, Callable[[TrainConfig], TrainingMethod]] = {
+    "sft": SupervisedFineTuning,
+    "soft": SoftLabels,
+}
 """What ``--method`` calls a method -> the method, given the settings of a run."""

@@ -137,14 +137,22 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         targets = inputs.pop("labels")[0, positions + 1]
         outputs = model(**inputs, use_cache=False, logits_to_keep=positions)
         logits = outputs.logits[0].float()  # (labelled, vocabulary)
+        self._count(logits, targets, tokens=inputs["input_ids"].numel())
         summed = cross_entropy(logits, targets, reduction="sum")
+        return self._mean(summed, targets.numel(), num_items)
+
+    def _count(self, logits: torch.Tensor, targets: torch.Tensor, *, tokens: int) -> None:
+        """Count right, labelled and all tokens of a pass, for the next line of the log."""
         counts = torch.empty(3, dtype=torch.int64, device=targets.device)
         counts[0] = (logits.argmax(-1) == targets).sum()
-        counts[1], counts[2] = targets.numel(), inputs["input_ids"].numel()
+        counts[1], counts[2] = targets.numel(), tokens
         # Read when a line is logged: a GPU would have to be waited for.
         self._counts.append(self.accelerator.reduce(counts, reduction="sum"))
+
+    def _mean(self, summed: torch.Tensor, labelled: int, num_items: Any) -> torch.Tensor:
+        """The mean of a pass over the labelled tokens of its step, or of itself."""
         if num_items is None:
-            return summed / max(1, targets.numel())
+            return summed / max(1, labelled)
         if self.args.average_tokens_across_devices:
             # The number counts every device's tokens, and their gradients are averaged.
             summed = summed * self.accelerator.num_processes
