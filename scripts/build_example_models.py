@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 import torch
+
 from example_models.augmentation import Augmenter
 from example_models.building import Build, build_student, build_teacher, train_shared_tokenizer
 from example_models.corpus import read_corpus
-
 from prompt_distillation.data.files import refuse_to_overwrite
 from prompt_distillation.errors import PromptDistillationError
 from prompt_distillation.tasks import load_task

@@ -10,15 +10,7 @@ r"""From adapter to product: a merged checkpoint with a model card, if the adapt
 name; the code is in ``src/prompt_distillation/training/export.py``.
 """
 
-import sys
+from launch import launch
 
 if __name__ == "__main__":
-    try:
-        from prompt_distillation.cli.main import run_script
-    except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"error: {error.name} is not installed for {sys.executable}; run `bash "
-            "scripts/install.sh`, then `source .venv/bin/activate`\n"
-        )
-        sys.exit(2)
-    sys.exit(run_script("export"))
+    launch("export")

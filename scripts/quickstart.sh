@@ -49,7 +49,7 @@ if [ -e "$manifest" ] && ! grep -q '"name": "example-models/teacher"' "$manifest
   exit 2
 fi
 
-stage "install" bash scripts/install.sh
+stage "install" bash scripts/install.sh --steps
 if [ "$fresh" = yes ]; then
   rm -rf "$data" "$model"
 fi
@@ -65,11 +65,20 @@ stage "train: the student learns the answers, without prompt or thinking" \
 stage "evaluate: teacher, with its prompt" \
   evaluate teacher --config recipes/cpu-example-evaluate-teacher.yaml --quiet \
   --predictions_file "$data/prompt_distillation_lang.records.jsonl"
-stage "evaluate: student before training, no prompt" \
+# Starting vLLM is most of it, and keeps one core busy: both at the same time.
+evaluate_students() {
+  local log=$data/student-before.log
   evaluate student-before --config recipes/cpu-example-evaluate.yaml --quiet \
-  --model_path none --base_model example-models/student
-stage "evaluate: student after training, no prompt" \
+    --model_path none --base_model example-models/student > "$log" 2>&1 &
   evaluate student-after --config recipes/cpu-example-evaluate.yaml --model_path "$model"
+  printf '\nThe student before training:\n'
+  if ! wait "$!"; then
+    cat "$log" >&2
+    return 1
+  fi
+  cat "$log"
+}
+stage "evaluate: student before and after training, no prompt" evaluate_students
 
 # The defaults of the three steps then find the quickstart's files. A link is ours if it points
 # into ours; anything else is somebody's work and stays as it is.

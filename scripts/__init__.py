@@ -1,0 +1,1 @@
+"""Commands of the checkout beside the three steps, and tools for working on it."""
