@@ -17,15 +17,7 @@ Without a GPU, with the tiny example teacher::
     python create_data.py --config recipes/cpu-example-create-data.yaml
 """
 
-import sys
+from scripts.launch import launch
 
 if __name__ == "__main__":
-    try:
-        from prompt_distillation.cli.main import run_script
-    except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"error: {error.name} is not installed for {sys.executable}; run `bash "
-            "scripts/install.sh`, then `source .venv/bin/activate`\n"
-        )
-        sys.exit(2)
-    sys.exit(run_script("create-data"))
+    launch("create-data")

@@ -16,15 +16,7 @@ The tiny example student, on a CPU, in a minute::
 name; the code is in ``src/prompt_distillation/training``.
 """
 
-import sys
+from scripts.launch import launch
 
 if __name__ == "__main__":
-    try:
-        from prompt_distillation.cli.main import run_script
-    except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"error: {error.name} is not installed for {sys.executable}; run `bash "
-            "scripts/install.sh`, then `source .venv/bin/activate`\n"
-        )
-        sys.exit(2)
-    sys.exit(run_script("train"))
+    launch("train")

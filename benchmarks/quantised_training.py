@@ -29,7 +29,8 @@ from rich.table import Table
 from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.data.chat_rows import read_chat_rows
 from prompt_distillation.data.files import read_json
-from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
+from prompt_distillation.engines.prompts import end_of_turn_ids
+from prompt_distillation.training.encode import IGNORED, encode_rows
 from prompt_distillation.training.held_out_answers import answer_greedily, count_right, questions
 from prompt_distillation.training.loading import load_student, load_student_tokenizer
 from prompt_distillation.training.quantisation.base_weights import held_bytes

@@ -40,7 +40,8 @@ from trl import SFTConfig, SFTTrainer
 
 from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.data.chat_rows import ChatRow, read_chat_rows
-from prompt_distillation.training.encode import IGNORED, encode_rows, end_of_turn_ids
+from prompt_distillation.engines.prompts import end_of_turn_ids
+from prompt_distillation.training.encode import IGNORED, encode_rows
 from prompt_distillation.training.run import train
 
 MODEL = "example-models/student"

@@ -137,7 +137,7 @@ def configuration_of(module: str) -> type[Any]:
 
 def scripts_of(command: str) -> list[str]:
     """Scripts of the repository that are the same command, such as ``create_data.py``."""
-    wanted = f'run_script("{command}")'
+    wanted = f'launch("{command}")'
     scripts = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
     found = [path for path in scripts if wanted in path.read_text(encoding="utf-8")]
     return sorted(str(path.relative_to(ROOT)) for path in found)
@@ -149,10 +149,8 @@ def _row(setting: Setting) -> str:
     # Above this a limit guards against slips of the finger; it tells a reader nothing.
     bounds = ", ".join(f"{word} {value:g}" for word, value in limits.items() if value < 65_536)
     meaning = setting.help_text + (f" ({bounds})" if bounds else "")
-    shown = str(setting.default)
-    if setting.default is None or isinstance(setting.default, bool):
-        shown = shown.lower()
-    cells = (f"`--{setting.name}`", _type(setting.hint), f"`{shown}`", _plain(meaning))
+    default = f"`{setting.default_text}`"
+    cells = (f"`--{setting.name}`", _type(setting.hint), default, _plain(meaning))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

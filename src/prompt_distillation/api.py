@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompt_distillation import tasks
-from prompt_distillation.config import settings_of
+from prompt_distillation.config import split_settings
 
 if TYPE_CHECKING:  # what these import takes longer than `import prompt_distillation` may
     from prompt_distillation.data.comparison import Comparison
@@ -110,9 +110,7 @@ def train(
     from prompt_distillation.config.train_config import TrainConfig
     from prompt_distillation.training.run import train as run
 
-    names = {setting.name for setting in settings_of(TrainConfig)}
-    own = {name: value for name, value in settings.items() if name in names}
-    others = {name: value for name, value in settings.items() if name not in names}
+    own, others = split_settings(TrainConfig, settings)
     file = getattr(dataset, "dataset", dataset)
     return run(TrainConfig.of(train_file=file, output_dir=output_dir, **own), others)
 

@@ -120,11 +120,7 @@ def _resolve_adapter(folder: Path, base_model: str | None) -> ResolvedModel:
 
 
 def read_adapter_base(folder: Path) -> str | None:
-    """The base model that an adapter's folder records.
-
-    Raises:
-        ModelError: the adapter's files are missing or unreadable.
-    """
+    """The base model that an adapter's folder records."""
     path = folder / ADAPTER_CONFIG
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -153,9 +149,6 @@ def merged_in_memory(model: Any, adapter: Path) -> Any:
     """Put ``adapter`` on ``model`` and fold it into the weights.
 
     Folded, because PEFT otherwise recomputes the update of every expert on every forward pass.
-
-    Raises:
-        ModelError: the adapter does not fit the model.
     """
     from peft import PeftModel
 
@@ -176,16 +169,6 @@ def merge_adapter(
     trust_remote_code: bool = False,
 ) -> Path:
     """Write ``base`` with ``adapter`` folded in, experts included, as a full model.
-
-    Args:
-        base: folder or hub name of the full model.
-        adapter: folder of the PEFT adapter.
-        output_dir: where safetensors, config, tokenizer and generation config go.
-        revision: branch, tag or commit of ``base`` on the hub.
-        trust_remote_code: run Python code that ships with ``base``.
-
-    Returns:
-        ``output_dir``.
 
     Raises:
         ModelError: one of the two cannot be loaded, or they do not fit.

@@ -33,7 +33,7 @@ LARGE_GPU_GIB = 75
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Check:
     """One thing looked at.
 
@@ -59,10 +59,6 @@ class Gpu:
 
 def choose_device(device: Device, tensor_parallel_size: int = 1) -> Literal["cuda", "cpu"]:
     """Settle what a model runs on, and check that there is enough of it.
-
-    Args:
-        device: ``auto`` takes the GPUs if there are any; ``cuda`` and ``cpu`` insist.
-        tensor_parallel_size: GPUs, or cores of the CPU, that share one copy of the model.
 
     Raises:
         EngineError: a GPU was asked for and none is visible, or more than there are; on a CPU,
@@ -145,7 +141,7 @@ def examine_machine(*, hub_timeout_seconds: float) -> list[Check]:
     """Look at everything; takes a few seconds (torch and vLLM are imported)."""
     gpus = find_gpus()
     return [
-        Check(name="python", status="ok", found=f"{platform.python_version()} at {sys.executable}"),
+        Check("python", "ok", f"{platform.python_version()} at {sys.executable}"),
         check_cpu(),
         check_gpus(gpus),
         check_packages(importlib.metadata.requires(DISTRIBUTION) or []),
@@ -173,7 +169,7 @@ def check_cpu() -> Check:
     memory = memory_bytes() / GIB
     flags = [flag for flag in CPU_FLAGS if flag in read_cpu_flags()]
     found = f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, {' '.join(flags)}".rstrip(", ")
-    return Check(name="cpu", status="ok", found=found)
+    return Check("cpu", "ok", found)
 
 
 def find_gpus() -> list[Gpu]:
@@ -196,15 +192,15 @@ def check_gpus(gpus: Sequence[Gpu]) -> Check:
         found = "; ".join(
             f"{gpu.name}, {gpu.free_gib:.0f} of {gpu.total_gib:.0f} GiB free" for gpu in gpus
         )
-        return Check(name="gpu", status="ok", found=f"{len(gpus)}: {found}")
+        return Check("gpu", "ok", f"{len(gpus)}: {found}")
     if shutil.which("nvidia-smi") is None:
         found = "none: the example models run on the CPU, a 30B model does not"
-        return Check(name="gpu", status="note", found=found)
+        return Check("gpu", "note", found)
     return Check(
-        name="gpu",
-        status="note",
-        found=f"nvidia-smi is here, but torch {torch.__version__} sees no GPU",
-        advice="`bash scripts/install.sh --gpu` installs the CUDA build; else check the driver",
+        "gpu",
+        "note",
+        f"nvidia-smi is here, but torch {torch.__version__} sees no GPU",
+        "`bash scripts/install.sh --gpu` installs the CUDA build; else check the driver",
     )
 
 
@@ -233,8 +229,8 @@ def check_packages(requirements: Sequence[str]) -> Check:
     wrong, pinned = list(dict.fromkeys(wrong)), list(dict.fromkeys(pinned))
     if wrong:
         advice = "run `bash scripts/install.sh` (it puts every version back)"
-        return Check(name="packages", status="broken", found="; ".join(wrong), advice=advice)
-    return Check(name="packages", status="ok", found=", ".join(pinned))
+        return Check("packages", "broken", "; ".join(wrong), advice)
+    return Check("packages", "ok", ", ".join(pinned))
 
 
 def check_vllm() -> Check:
@@ -247,38 +243,43 @@ def check_vllm() -> Check:
         env=os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"},
     )
     if done.returncode == 0:
-        return Check(name="vllm", status="ok", found=done.stdout.split()[-1])
+        return Check("vllm", "ok", done.stdout.split()[-1])
     lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
     fallback = "not importable, so the engine `auto` is transformers"
     if "No module named 'vllm'" not in lines[-1]:
-        return Check(name="vllm", status="note", found=f"{fallback} ({lines[-1][:200]})")
+        return Check("vllm", "note", f"{fallback} ({lines[-1][:200]})")
     if platform.machine() == "x86_64" and "avx512f" not in read_cpu_flags():
         why = "not installed: vLLM for CPU needs AVX-512, and this processor has none"
-        return Check(name="vllm", status="note", found=f"{fallback} ({why})")
+        return Check("vllm", "note", f"{fallback} ({why})")
     advice = "`bash scripts/install.sh`, with --gpu where there are NVIDIA GPUs"
-    return Check(name="vllm", status="note", found=f"{fallback} (not installed)", advice=advice)
+    return Check("vllm", "note", f"{fallback} (not installed)", advice)
+
+
+def wandb_login() -> str | None:
+    """Where W&B would find a key without asking, the environment or a netrc file; None: nowhere."""
+    if os.environ.get("WANDB_API_KEY"):
+        return "(WANDB_API_KEY)"
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        found = host and netrc.netrc(path).authenticators(host)
+    except (OSError, netrc.NetrcParseError):
+        return None
+    return f"at {host} ({path})" if found else None
 
 
 def check_wandb() -> Check:
     """Whether there is a Weights & Biases login; the key itself is not shown."""
     mode = os.environ.get("WANDB_MODE")
     if mode in {"offline", "disabled"}:
-        return Check(name="wandb", status="ok", found=f"WANDB_MODE is {mode}")
-    if os.environ.get("WANDB_API_KEY"):
-        return Check(name="wandb", status="ok", found="logged in (WANDB_API_KEY)")
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        login = netrc.netrc(path).authenticators(host)
-    except (OSError, netrc.NetrcParseError):
-        login = None
-    if login:
-        return Check(name="wandb", status="ok", found=f"logged in at {host} ({path})")
+        return Check("wandb", "ok", f"WANDB_MODE is {mode}")
+    if login := wandb_login():
+        return Check("wandb", "ok", f"logged in {login}")
     return Check(
-        name="wandb",
-        status="note",
-        found="no login: runs are recorded offline",
-        advice="`wandb login` once, then `wandb sync models/RUN/wandb/offline-run-*`",
+        "wandb",
+        "note",
+        "no login: runs are recorded offline",
+        "`wandb login` once, then `wandb sync models/RUN/wandb/offline-run-*`",
     )
 
 
@@ -287,7 +288,7 @@ def check_hub(*, timeout_seconds: float) -> Check:
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
-        return Check(name="hub", status="ok", found="not asked: HF_HUB_OFFLINE is set")
+        return Check("hub", "ok", "not asked: HF_HUB_OFFLINE is set")
     answers: list[str] = []
     asking = threading.Thread(
         target=lambda: answers.append(_ask(constants.ENDPOINT, timeout_seconds)), daemon=True
@@ -297,12 +298,12 @@ def check_hub(*, timeout_seconds: float) -> Check:
     asking.join(timeout_seconds)
     problem = answers[0] if answers else f"no answer within {timeout_seconds:g} s"
     if not problem:
-        return Check(name="hub", status="ok", found=f"{constants.ENDPOINT} answers")
+        return Check("hub", "ok", f"{constants.ENDPOINT} answers")
     return Check(
-        name="hub",
-        status="note",
-        found=f"{constants.ENDPOINT}: {problem}; local folders and the example models work",
-        advice="set HF_ENDPOINT to a mirror, or copy the models here and pass their folders",
+        "hub",
+        "note",
+        f"{constants.ENDPOINT}: {problem}; local folders and the example models work",
+        "set HF_ENDPOINT to a mirror, or copy the models here and pass their folders",
     )
 
 
@@ -330,7 +331,7 @@ def check_disk(folder: Path) -> Check:
     found = f"{here_gib:.0f} GiB free here, {cache_gib:.0f} GiB at {cache}"
     if cache_gib < 130:
         found += " (teacher and student of 30B need 61 GB each)"
-    return Check(name="disk", status="note" if here_gib < 5 else "ok", found=found)
+    return Check("disk", "note" if here_gib < 5 else "ok", found)
 
 
 def check_recipe(gpus: Sequence[Gpu]) -> Check:
@@ -344,4 +345,4 @@ def check_recipe(gpus: Sequence[Gpu]) -> Check:
         found = "recipes/small-gpu-*.yaml"
     else:
         found = "recipes/cpu-example-*.yaml; `bash scripts/quickstart.sh` runs them all"
-    return Check(name="recipe", status="ok", found=found)
+    return Check("recipe", "ok", found)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from prompt_distillation.config import (
@@ -98,12 +97,7 @@ class Student:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _request(self, text: str, history: Sequence[ChatMessage]) -> "Request":
@@ -112,13 +106,7 @@ class Student:
         sampling = self._config.sampling
         return Request(
             messages=(*history, {"role": "user", "content": text}),
-            sampling=Sampling(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_tokens or MAX_TOKENS,
-                max_thinking_tokens=sampling.max_thinking_tokens,
-                seed=sampling.seed,
-            ),
+            sampling=Sampling.of(sampling, max_tokens=sampling.max_tokens or MAX_TOKENS),
             prefill=sampling.prefill or "",
         )
 

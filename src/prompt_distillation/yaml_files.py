@@ -54,12 +54,7 @@ def _count_nodes(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
 
 
 def read_yaml_mapping(path: Path, *, error: type[PromptDistillationError]) -> dict[str, Any]:
-    """Read a YAML file that holds one mapping from names to values; an empty file is an empty one.
-
-    Args:
-        path: the file.
-        error: what is raised, a user's error of the caller's kind.
-    """
+    """Read a YAML file that holds one mapping of names to values; an empty file is an empty one."""
     try:
         # UTF-8 with or without a byte-order mark.
         loader = _StrictLoader(path.read_text(encoding="utf-8-sig"))

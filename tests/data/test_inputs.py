@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.config import InputConfig
 from prompt_distillation.data.inputs import (
     MAX_CHARACTERS,
-    Columns,
     Input,
     check_gold,
     gold_path_of,
@@ -77,7 +77,9 @@ def test_every_format_gives_the_same_inputs(tmp_path, name):
 def test_the_fields_may_have_other_names(tmp_path, name):
     rows = [{"body": "Hallo", "lang": "de", "id": 7}]
     path = WRITERS[name](tmp_path / name, rows)
-    (item,) = read_inputs(path, columns=Columns(text="body", gold="lang", group="id"))
+    (item,) = read_inputs(
+        path, fields=InputConfig(text_field="body", label_field="lang", group_field="id")
+    )
     assert (item.text, item.gold, item.group) == ("Hallo", "de", "7")
 
 
@@ -222,11 +224,13 @@ def test_half_characters_are_replaced_and_counted(tmp_path, caplog):
     assert "1 inputs held half a character" in caplog.text
 
 
-@pytest.mark.parametrize("columns", [Columns(gold="intent"), Columns(group="thread")])
-def test_a_field_that_was_asked_for_must_be_there(tmp_path, columns):
+@pytest.mark.parametrize(
+    "fields", [InputConfig(label_field="intent"), InputConfig(group_field="thread")]
+)
+def test_a_field_that_was_asked_for_must_be_there(tmp_path, fields):
     path = write_text(tmp_path / "in.csv", "text,label\nhi,en\n")
     with pytest.raises(InputError, match=r"line 2: no field '(intent|thread)'; .* text, label"):
-        list(read_inputs(path, columns=columns))
+        list(read_inputs(path, fields=fields))
 
 
 def test_a_text_of_the_greatest_length_is_taken(tmp_path):

@@ -1,16 +1,23 @@
 """Label scores against a brute-force walk through the model."""
 
 import math
+from contextlib import asynccontextmanager
 
 import pytest
 from engines.asking import ask
 
-from prompt_distillation.engines import EngineOptions, RequestFailedError, stream
+from prompt_distillation.engines import EngineOptions, RequestFailedError, open_engine, stream
 from prompt_distillation.engines.prompts import PromptEncoder
-from prompt_distillation.engines.scoring import LabelScorer, LabelScores, open_label_scorer
-from prompt_distillation.errors import EngineError, TaskError
+from prompt_distillation.engines.scoring import LabelScorer, LabelScores, make_label_scorer
+from prompt_distillation.errors import TaskError
 
 LABELS = ["fr", "fra", "de", "du", "zh"]  # one token a byte: they divide after "", "f..r", "d"
+
+
+@asynccontextmanager
+async def label_scorer(kind, options):
+    async with open_engine(kind, options) as engine:
+        yield await make_label_scorer(engine, options, LABELS)
 
 
 def brute_force(folder, text: str) -> dict[str, float]:
@@ -47,7 +54,7 @@ async def test_scores_are_those_of_constrained_decoding(tiny_models) -> None:
     options = EngineOptions(model=str(tiny_models.student))
     texts = ["Bonjour", "Guten Tag, wie geht es dir heute?", "你好"]
 
-    async with open_label_scorer("transformers", options, LABELS) as scorer:
+    async with label_scorer("transformers", options) as scorer:
         found = {key: score async for key, score in stream(scorer, enumerate(map(ask, texts)))}
     scores = [found[key] for key in range(len(texts))]
 
@@ -67,7 +74,7 @@ async def test_vllm_gives_the_same_scores(tiny_models) -> None:
     options = EngineOptions(model=str(tiny_models.student), max_model_len=512, dtype="float32")
     texts = ["Bonjour", "Guten Tag, wie geht es dir heute?", "你好"]
 
-    async with open_label_scorer("vllm", options, LABELS) as scorer:
+    async with label_scorer("vllm", options) as scorer:
         found = {key: score async for key, score in stream(scorer, enumerate(map(ask, texts)))}
 
     for key, text in enumerate(texts):
@@ -78,20 +85,12 @@ async def test_vllm_gives_the_same_scores(tiny_models) -> None:
         )
 
 
-async def test_a_server_cannot_score() -> None:
-    options = EngineOptions(model="m", server_url="http://localhost:1/v1")
-
-    with pytest.raises(EngineError, match="cannot be scored over a server"):
-        async with open_label_scorer("server", options, LABELS):
-            pass
-
-
 async def test_a_prompt_that_is_too_long_is_one_failed_request(tiny_models) -> None:
     options = EngineOptions(model=str(tiny_models.student), max_model_len=64)
 
     requests = enumerate([ask("short"), ask("long " * 50), ask("short too")])
 
-    async with open_label_scorer("transformers", options, LABELS) as scorer:
+    async with label_scorer("transformers", options) as scorer:
         found = {key: outcome async for key, outcome in stream(scorer, requests)}
 
     assert isinstance(found[1], RequestFailedError)

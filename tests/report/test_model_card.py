@@ -1,5 +1,4 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -131,7 +130,7 @@ def test_the_card_of_a_training_run_keeps_its_words(make_result, model: Path) ->
 
 
 def test_an_export_says_how_it_was_proved_and_what_it_scores(make_result, model: Path) -> None:
-    pair = SimpleNamespace(first="base", second="merged", should_agree=False, difference=1.5)
+    pair = ("base", "merged", "differ", "1.5000")
 
     card = exported_card(
         "mine", manifest_of_a_run(), make_result(20, wrong=[0]), [pair], is_quantised=True

@@ -5,12 +5,11 @@ from transformers import AutoTokenizer, GenerationConfig
 from trl import SFTConfig, SFTTrainer
 
 from prompt_distillation.data.chat_rows import ChatRow
-from prompt_distillation.engines.prompts import PromptEncoder
+from prompt_distillation.engines.prompts import PromptEncoder, end_of_turn_ids
 from prompt_distillation.errors import InputError, ModelError
 from prompt_distillation.training.encode import (
     IGNORED,
     encode_rows,
-    end_of_turn_ids,
     set_template_defaults,
 )
 

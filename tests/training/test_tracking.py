@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from training import wandb_file
 
-from prompt_distillation.training.tracking import OTHER, RIGHT, confusion
+from prompt_distillation.training.tracking import OTHER
 
 ROOT = Path(__file__).parents[2]
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -60,11 +60,13 @@ def test_wandb_holds_the_dashboard_and_no_key(tmp_path, train_file, student):
     reason = wandb_file.summary(recorded)["model_flops_utilisation_missing"]
     assert reason == "the peak FLOP/s of cpu is not known"
 
-    (path,) = [e["held_out_confusion.path"] for e in logged if "held_out_confusion.path" in e]
+    key = "held_out_confusion_table.path"
+    (path,) = [entry[key] for entry in logged if key in entry]
     table = json.loads((recorded.parent / "files" / path).read_text())
-    assert table["columns"] == [RIGHT, "de", "en", "es", "fr", OTHER]
-    assert [row[0] for row in table["data"]] == ["de", "en", "es", "fr"]
-    assert sum(sum(row[1:]) for row in table["data"]) == 12
+    # Answers that are right for no row share a label.
+    assert {row[0] for row in table["data"]} == {"de", "en", "es", "fr", OTHER}
+    assert {row[1] for row in table["data"]} == {"de", "en", "es", "fr", OTHER}
+    assert sum(row[2] for row in table["data"]) == 12
     assert not [file for file in held(output_dir) if KEY.encode() in file.read_bytes()]
 
 
@@ -82,10 +84,3 @@ def test_tensorboard_holds_the_curves(tmp_path, train_file, student):
         assert [event.step for event in recorded.Scalars(f"train/{name}")] == [1, 2, 3], name
     assert [event.step for event in recorded.Scalars("eval/loss")] == [0, 2, 3]
     assert [event.step for event in recorded.Scalars("eval/accuracy")] == [0, 2, 3]
-
-
-def test_answers_that_are_right_for_no_row_share_a_column():
-    pairs = [("de", "de"), ("de", "nl"), ("en", "de"), ("en", "en"), ("en", "en")]
-    columns, rows = confusion(pairs)
-    assert columns == [RIGHT, "de", "en", OTHER]
-    assert rows == [["de", 1, 0, 1], ["en", 1, 2, 0]]

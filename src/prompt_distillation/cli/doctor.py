@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from prompt_distillation.cli.options import parse_options
@@ -42,18 +43,13 @@ def main(argv: Sequence[str]) -> int:
     """Examine the machine and print what was found; 1 if a pin is broken."""
     config = parse_options(DoctorConfig, argv, description=__doc__ or "")
     checks = examine_machine(hub_timeout_seconds=config.hub_timeout_seconds)
+    broken = any(check.status == "broken" for check in checks)
     if config.json:
-        print_json(checks)
+        found = {"ok": not broken, "checks": [dataclasses.asdict(check) for check in checks]}
+        sys.stdout.write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
     else:
         print_table(checks)
-    return BROKEN if any(check.status == "broken" for check in checks) else 0
-
-
-def print_json(checks: Sequence[Check]) -> None:
-    """Print one object: ``ok``, and a list of checks."""
-    broken = any(check.status == "broken" for check in checks)
-    found = {"ok": not broken, "checks": [dataclasses.asdict(check) for check in checks]}
-    sys.stdout.write(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
+    return BROKEN if broken else 0
 
 
 def print_table(checks: Sequence[Check]) -> None:
@@ -72,10 +68,5 @@ def print_table(checks: Sequence[Check]) -> None:
     for check in checks:
         mark, style = _MARKS[check.status]
         advice = f"\n→ {check.advice}" if check.advice else ""
-        table.add_row(f"[{style}]{mark}[/]", check.name, _escaped(check.found + advice))
+        table.add_row(f"[{style}]{mark}[/]", check.name, escape(check.found + advice))
     console.print(table)
-
-
-def _escaped(text: str) -> str:
-    """Square brackets as they are: rich would take ``[vllm]`` for a style."""
-    return text.replace("[", r"\[")

@@ -44,7 +44,7 @@ def _show(checks: Sequence["MergeCheck"]) -> None:
         table.add_column(column)
     for pair in checks:
         table.add_row(
-            pair.first, pair.second, "agree" if pair.should_agree else "differ",
+            pair.first, pair.second, pair.expected,
             f"{pair.difference:.4f}", f"{pair.limit:.4f}", "ok" if pair.passes else "FAILS",
         )  # fmt: skip
     Console().print(table)

@@ -47,13 +47,6 @@ def main(argv: Sequence[str]) -> int | None:
 def write_project(folder: Path, *, kind: str) -> list[Path]:
     """Write a task, its inputs, and the recipes of the three steps into a new folder.
 
-    Args:
-        folder: to be made; its name becomes the task's.
-        kind: one of `INPUTS`.
-
-    Returns:
-        The files, sorted.
-
     Raises:
         OutputExistsError: the folder is there and not empty.
         ConfigError: its name cannot name a task.

@@ -14,6 +14,7 @@ from prompt_distillation.config import (
     build_config,
     plain_type,
     settings_of,
+    split_settings,
     unknown_name,
 )
 from prompt_distillation.errors import ConfigError
@@ -51,10 +52,7 @@ def parse_options_with_extra(
     given = vars(namespace)
     file_path = given.pop("config", None)
     values = _read_recipe(Path(file_path)) if file_path else {}
-    known = {setting.name for setting in settings}
-    extra = {name: value for name, value in values.items() if name not in known}
-    extra |= _read_extra_flags(rest)
-    own = {name: value for name, value in (values | given).items() if name in known}
+    own, extra = split_settings(config_type, values | given | _read_extra_flags(rest))
     return build_config(config_type, own), extra
 
 
@@ -111,12 +109,7 @@ def _add_flag(group: Any, setting: Setting) -> None:
 
 
 def _help(setting: Setting) -> str:
-    shown = setting.default
-    if shown is None:
-        shown = "none"
-    elif plain_type(setting.hint) is bool:
-        shown = str(shown).lower()
-    return f"{setting.help_text} (default: {shown})".replace("%", "%%")
+    return f"{setting.help_text} (default: {setting.default_text})".replace("%", "%%")
 
 
 def _metavar(hint: Any) -> str:

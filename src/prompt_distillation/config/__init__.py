@@ -21,6 +21,7 @@ from prompt_distillation.config.settings import (
     option,
     plain_type,
     settings_of,
+    split_settings,
     unknown_name,
 )
 
@@ -42,5 +43,6 @@ __all__ = [
     "option",
     "plain_type",
     "settings_of",
+    "split_settings",
     "unknown_name",
 ]

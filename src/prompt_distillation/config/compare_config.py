@@ -12,6 +12,7 @@ from prompt_distillation.config import (
     option,
 )
 from prompt_distillation.config.evaluate_config import DEFAULT_STUDENT, TestConfig
+from prompt_distillation.config.label_config import DEFAULT_TEACHER
 from prompt_distillation.errors import ConfigError
 
 DEFAULT_CELLS = ("teacher", "teacher_direct", "student_prompted", "student_before", "student")
@@ -76,7 +77,7 @@ class CompareConfig(Settings):
         ModelConfig,
         prefix="teacher_",
         rename={"model_name": "teacher_model"},
-        model_name="Qwen/Qwen3-30B-A3B-Thinking-2507",
+        model_name=DEFAULT_TEACHER,
     )
     teacher_sampling: SamplingConfig = block(
         SamplingConfig,

@@ -103,8 +103,6 @@ class EvaluateConfig(Settings):
     def __post_init__(self) -> None:
         """Check settings that depend on each other."""
         super().__post_init__()
-        if self.engine.engine == "server" and self.engine.server_url is None:
-            raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")
         if self.decoding == "scored" and self.thinking:
             raise ConfigError(
                 "--decoding scored and --thinking exclude each other: reasoning is not a label; "

@@ -131,5 +131,3 @@ class LabelConfig(Settings):
                 f"--num_votes is {self.votes.num_votes} at --temperature 0: all votes would be the "
                 "same; set a temperature above 0, e.g. 0.7"
             )
-        if self.engine.engine == "server" and not self.engine.server_url and not self.merge:
-            raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")

@@ -156,6 +156,8 @@ class EngineConfig(Settings):
         super().__post_init__()
         if self.server_url is not None:
             _refuse_password(self.server_url)
+        if self.engine == "server" and not self.server_url:
+            raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")
         if self.engine == "server" and self.ray_address:
             raise ConfigError(
                 "--ray_address is for engines that load the model; leave it out with --engine "
@@ -222,10 +224,27 @@ class Setting:
     help_text: str
     limits: Mapping[str, float | None]
 
+    @property
+    def default_text(self) -> str:
+        """The default as a person writes it; of a switch, None is ``auto``."""
+        is_switch = plain_type(self.hint) is bool
+        if self.default is None:
+            return "auto" if is_switch else "none"
+        return str(self.default).lower() if is_switch else str(self.default)
+
 
 def settings_of(config_type: type[Any]) -> list[Setting]:
     """All settings of a configuration, blocks flattened, in the order they were declared."""
     return list(_settings(config_type, path=(), flags=None, defaults={}))
+
+
+def split_settings(
+    config_type: type[Any], values: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values that are settings of a configuration, and those that are not."""
+    known = {setting.name for setting in settings_of(config_type)}
+    own = {name: value for name, value in values.items() if name in known}
+    return own, {name: value for name, value in values.items() if name not in known}
 
 
 def _about(config_type: type[Any], path: tuple[str, ...]) -> str:
@@ -269,10 +288,6 @@ def _settings(
 
 def build_config(config_type: type[Config], values: Mapping[str, Any]) -> Config:
     """Make a configuration from flat names and values of any source.
-
-    Args:
-        config_type: the command's configuration.
-        values: name -> a text of the command line, a value of YAML, or a Python value.
 
     Raises:
         ConfigError: an unknown name (the nearest one is named), or a value of the wrong type or
@@ -359,14 +374,11 @@ def plain_type(hint: Any) -> Any:
 
 
 def convert(value: Any, hint: Any, *, name: str) -> Any:
-    """Turn a text of the command line, or a value of YAML or Python, into a setting's type.
-
-    Raises:
-        ConfigError: it is not of that type.
-    """
+    """Turn a text of the command line, or a value of YAML or Python, into a setting's type."""
     plain = plain_type(hint)
     optional = plain is not hint
-    if value is None or (optional and value in ("none", "None")):
+    unset = ("none", "None", "auto") if plain is bool else ("none", "None")
+    if value is None or (optional and value in unset):
         if optional:
             return None
         raise ConfigError(f"--{name} is empty; it needs a value")

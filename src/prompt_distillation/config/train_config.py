@@ -119,7 +119,7 @@ class TrainConfig(Settings):
     )
     gradient_checkpointing: bool | None = option(
         None,
-        "recompute activations: less memory, slower; none: off if the memory estimate leaves 10 % "
+        "recompute activations: less memory, slower; auto: off if the memory estimate leaves 10 % "
         "free",
     )
     four_bit: FourBitConfig = block(FourBitConfig)

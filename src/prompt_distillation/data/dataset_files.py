@@ -132,12 +132,7 @@ class Manifest(TypedDict):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """One part of the inputs, labelled by one process.
-
-    Attributes:
-        index: from 0.
-        count: 1 where one process labels everything.
-    """
+    """One part of the inputs, labelled by one process."""
 
     index: int = 0
     count: int = 1
@@ -145,17 +140,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetPaths:
-    """The files of one dataset.
-
-    Attributes:
-        dataset: chat rows to train on, ``NAME.jsonl``.
-        heldout: chat rows of the groups kept out of training.
-        records: all that is known about each input, one row an input.
-        rejects: the inputs that got no label, and why.
-        manifest: task, model, settings, counts and versions.
-        corrections: what a person corrected; read, never written, by labelling.
-        logprobs: log-probabilities of the answers, where they are kept.
-    """
+    """The files of one dataset."""
 
     dataset: Path
     heldout: Path
@@ -200,11 +185,7 @@ class DatasetPaths:
 
 
 def dataset_paths(output_file: Path) -> DatasetPaths:
-    """Name the files of the dataset at ``output_file``; where it is a link, of what it leads to.
-
-    Raises:
-        ConfigError: the name does not end in ``.jsonl``, or is a folder's.
-    """
+    """Name the files of the dataset at ``output_file``; where it is a link, of what it leads to."""
     if output_file.suffix != ".jsonl" or output_file.is_dir():
         raise ConfigError(
             f"--output_file is {str(output_file)!r}; it must be a file whose name ends in .jsonl"
@@ -241,11 +222,7 @@ _RECORD_TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Stream the rows of ``NAME.records.jsonl``.
-
-    Raises:
-        InputError: no such file, or a line that is not a record.
-    """
+    """Stream the rows of ``NAME.records.jsonl``."""
     for number, row in read_jsonl(path):
         wrong = [name for name, kind in _RECORD_TYPES.items() if not _is(row.get(name, path), kind)]
         if wrong:

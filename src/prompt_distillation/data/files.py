@@ -74,7 +74,7 @@ def refuse_unsafe_outputs(
     for output in outputs:
         try:
             source = next((path for path in inputs if _overlap(output, path)), None)
-            taken = source is None and _has_content(output)
+            taken = source is None and has_content(output)
         except (OSError, RuntimeError) as error:  # no permission; RuntimeError: links in a circle
             raise ConfigError(f"cannot use {output} as an output: {error}") from error
         if source is not None:
@@ -90,17 +90,25 @@ def refuse_unsafe_outputs(
 
 
 def _overlap(output: Path, source: Path) -> bool:
-    """Whether one of two paths is the other, or contains it."""
     if output.exists() and source.exists() and output.samefile(source):
         return True  # a hard link
     output, source = output.resolve(), source.resolve()
     return output.is_relative_to(source) or source.is_relative_to(output)
 
 
-def _has_content(path: Path) -> bool:
+def has_content(path: Path) -> bool:
+    """Whether a path is there, and not an empty file or folder."""
     if path.is_dir():
         return any(path.iterdir())
     return path.exists() and (not path.is_file() or path.stat().st_size > 0)
+
+
+def begins_with(path: Path, mark: bytes) -> bool:
+    """Whether ``mark`` stands in the first 4 KiB of a file: how our own outputs are recognised."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return mark in file.read(_HEAD_BYTES)
 
 
 @contextmanager
@@ -231,11 +239,7 @@ def _open_bytes(path: Path) -> BufferedReader:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield ``(line number from 1, object)`` of a JSON-lines file; blank lines are skipped.
-
-    Raises:
-        InputError: as `read_lines`, or a line that is not a JSON object.
-    """
+    """Yield ``(line number from 1, object)`` of a JSON-lines file; blank lines are skipped."""
     for number, line in read_lines(path):
         if not line.strip():
             continue
@@ -250,11 +254,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON object.
-
-    Raises:
-        InputError: no such file, or not a JSON object.
-    """
+    """Read one JSON object."""
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prompt_distillation.config import InputConfig
 from prompt_distillation.data.chat_rows import ROLES
 from prompt_distillation.data.files import read_jsonl, read_lines
 from prompt_distillation.data.splits import group_of_text
@@ -49,32 +50,23 @@ class Input:
     history: tuple[ChatMessage, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Names of the fields of jsonl, csv and parquet rows."""
-
-    text: str = "text"
-    gold: str = "label"
-    group: str = "group"
-
-
-def read_inputs(path: Path, *, columns: Columns | None = None) -> Iterator[Input]:
+def read_inputs(path: Path, *, fields: InputConfig | None = None) -> Iterator[Input]:
     """Stream the inputs of a file, in order; at the end an empty file is an error.
 
     Args:
         path: .txt (one input a line; blank lines are skipped, counted and logged), .jsonl,
             .csv, .tsv, .parquet, or a folder written by ``datasets.Dataset.save_to_disk``.
-        columns: names of the fields; `Columns()` where none is given.
+        fields: what the fields of the rows are called; None takes the default names.
 
     Raises:
         InputError: missing, empty, of an unknown format, not UTF-8, a row without one of the
             fields that were asked for, a text over `MAX_CHARACTERS`, or a gold file of another
             length.
     """
-    columns = columns or Columns()
+    fields = fields or InputConfig()
     index, changed = -1, 0
-    for index, (where, row) in enumerate(_rows(path, columns)):
-        item, was_changed = _input_of_row(row, index=index, where=where, columns=columns)
+    for index, (where, row) in enumerate(_rows(path, fields)):
+        item, was_changed = _input_of_row(row, index=index, where=where, fields=fields)
         changed += was_changed
         yield item
     if index < 0:
@@ -86,8 +78,7 @@ def read_inputs(path: Path, *, columns: Columns | None = None) -> Iterator[Input
         )  # fmt: skip
 
 
-def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield ``(place for messages, row)`` of any format."""
+def _rows(path: Path, fields: InputConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if path.is_dir():
         return dataset_rows(path)
     if not path.is_file():
@@ -96,7 +87,7 @@ def _rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]
         )
     match path.suffix.lower():
         case ".txt":
-            return _text_rows(path, columns)
+            return _text_rows(path, fields)
         case ".jsonl":
             return ((f"{path}, line {number}", row) for number, row in read_jsonl(path))
         case ".csv" | ".tsv":
@@ -114,7 +105,7 @@ def gold_path_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}.gold.jsonl")
 
 
-def _text_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _text_rows(path: Path, fields: InputConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Lines of a text file, each with its row of the gold file where there is one."""
     gold_path = gold_path_of(path)
     gold = read_jsonl(gold_path) if gold_path.is_file() else None
@@ -124,7 +115,7 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str,
             blank += 1
             continue
         count += 1
-        row: dict[str, Any] = {columns.text: line}
+        row: dict[str, Any] = {fields.text_field: line}
         if gold is not None:
             gold_row = next(gold, None)
             if gold_row is None:
@@ -133,7 +124,7 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str,
                     "it needs one row per line"
                 )
             label, group = _gold_of_row(gold_row[1], where=f"{gold_path}, line {gold_row[0]}")
-            row |= {columns.gold: label, columns.group: group}
+            row |= {fields.label_field: label, fields.group_field: group}
         yield f"{path}, line {number}", row
     if gold is not None and next(gold, None) is not None:
         raise InputError(
@@ -145,25 +136,25 @@ def _text_rows(path: Path, columns: Columns) -> Iterator[tuple[str, Mapping[str,
 
 
 def _input_of_row(
-    row: Mapping[str, Any], *, index: int, where: str, columns: Columns
+    row: Mapping[str, Any], *, index: int, where: str, fields: InputConfig
 ) -> tuple[Input, bool]:
     """The input of a row, and whether its text had to be made encodable."""
     history: tuple[ChatMessage, ...] = ()
-    gold = row.get(columns.gold)
-    text = row.get(columns.text)
+    gold = row.get(fields.label_field)
+    text = row.get(fields.text_field)
     if text is None and isinstance(row.get("messages"), list):
         history, text, answer = _conversation_of(row["messages"], where=where)
         gold = gold if gold is not None else answer
-    for name, default in ((columns.gold, Columns.gold), (columns.group, Columns.group)):
-        if name != default and name not in row:
+    for name in (fields.label_field, fields.group_field):
+        if name not in row and name not in (InputConfig.label_field, InputConfig.group_field):
             raise InputError(f"{where}: no field {name!r}; the row has {_names(row)}")
-    text, text_changed = encodable(_checked_text(text, row, where=where, columns=columns))
+    text, text_changed = encodable(_checked_text(text, row, where=where, field=fields.text_field))
     turns = [encodable(turn["content"]) for turn in history]
     history = tuple(
         {"role": turn["role"], "content": content}
         for turn, (content, _) in zip(history, turns, strict=True)
     )
-    group = row.get(columns.group)
+    group = row.get(fields.group_field)
     item = Input(
         index=index,
         text=text,
@@ -174,18 +165,17 @@ def _input_of_row(
     return item, text_changed or any(changed for _, changed in turns)
 
 
-def _checked_text(text: Any, row: Mapping[str, Any], *, where: str, columns: Columns) -> str:
+def _checked_text(text: Any, row: Mapping[str, Any], *, where: str, field: str) -> str:
     """Return ``text`` if it is one that can be asked; raise `InputError` otherwise."""
-    if not isinstance(text, str) and columns.text in row:
+    if not isinstance(text, str) and field in row:
         what = "null" if text is None else f"a value of type {type(text).__name__}"
         raise InputError(
-            f"{where}: the field {columns.text!r} holds {what}; it must be a text (--text_field "
+            f"{where}: the field {field!r} holds {what}; it must be a text (--text_field "
             "names another field)"
         )
     if not isinstance(text, str):
         raise InputError(
-            f"{where}: no text in the field {columns.text!r}; the row has {_names(row)} "
-            f"({_remedy(row)})"
+            f"{where}: no text in the field {field!r}; the row has {_names(row)} ({_remedy(row)})"
         )
     if not text.strip():
         raise InputError(f"{where}: the text is empty; remove the row or fill it")
@@ -256,9 +246,6 @@ def read_gold_file(path: Path) -> list[tuple[str | None, str | None]]:
     """Read ``(label, group)`` rows: jsonl with ``label`` and ``group``, or one label a line.
 
     In jsonl an unknown label is null.
-
-    Raises:
-        InputError: as `read_lines`, a row without a label, or no rows.
     """
     rows: list[tuple[str | None, str | None]]
     if path.suffix.lower() == ".jsonl":
@@ -271,11 +258,7 @@ def read_gold_file(path: Path) -> list[tuple[str | None, str | None]]:
 
 
 def with_gold(inputs: Iterable[Input], gold_path: Path) -> list[Input]:
-    """Replace the gold labels (and groups, where given) of ``inputs`` by those of a file.
-
-    Raises:
-        InputError: the file has another number of rows than there are inputs.
-    """
+    """Replace the gold labels (and groups, where given) of ``inputs`` by those of a file."""
     rows = read_gold_file(gold_path)
     inputs = list(inputs)
     if len(rows) != len(inputs):

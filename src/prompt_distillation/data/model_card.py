@@ -7,7 +7,7 @@ of each other, so the card is here, with the other files that they share.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from prompt_distillation.data.files import atomic_writer
 from prompt_distillation.data.intervals import wilson_interval, with_interval
@@ -33,35 +33,12 @@ _PURPOSE = (
 )
 
 
-class ScoredPair(Protocol):
-    """Two ways of loading a model, and how much the answers' log-probabilities differ."""
-
-    @property
-    def first(self) -> str:
-        """One way of loading."""
-
-    @property
-    def second(self) -> str:
-        """The other."""
-
-    @property
-    def should_agree(self) -> bool:
-        """What is expected of them."""
-
-    @property
-    def difference(self) -> float:
-        """Mean absolute difference in nats."""
-
-
 def trained_card(
     name: str, manifest: Mapping[str, Any], adapter_config: Mapping[str, Any] | None = None
 ) -> str:
     """Render the card of a finished training run: an adapter, or a fully trained model.
 
-    Args:
-        name: title, the folder's name.
-        manifest: the run's ``training_manifest.json``.
-        adapter_config: of PEFT; None leaves out how vLLM serves the adapter.
+    Without ``adapter_config``, PEFT's, it leaves out how vLLM serves the adapter.
     """
     base, config = manifest["base_model"]["name"], manifest["config"]
     is_adapter = config["use_lora"]
@@ -84,7 +61,7 @@ def exported_card(
     name: str,
     manifest: Mapping[str, Any],
     result: Result | None,
-    proof: Sequence[ScoredPair],
+    proof: Sequence[tuple[str, str, str, str]],
     *,
     is_quantised: bool,
 ) -> str:
@@ -94,7 +71,8 @@ def exported_card(
         name: title, the folder's name.
         manifest: of the training run.
         result: an evaluation of this student, where there is one.
-        proof: what was scored to show that the adapter is in the weights.
+        proof: pairs of ways to load it, whether they should agree or differ, and their mean
+            difference in nats, to show that the adapter is in the weights.
         is_quantised: whether the weights have four bits.
     """
     base = manifest["base_model"]["name"]
@@ -110,14 +88,10 @@ def exported_card(
     parts += _making(manifest)
     if result is not None:
         parts.append(_section(result))
-    pairs = [
-        (one.first, one.second, "agree" if one.should_agree else "differ", f"{one.difference:.4f}")
-        for one in proof
-    ]
     parts += [
         "## Proof that the adapter is in these weights",
         "Mean absolute difference between the log-probabilities of the same answers, in nats:",
-        _table(("one", "other", "expected to", "difference"), pairs),
+        _table(("one", "other", "expected to", "difference"), proof),
     ]
     return _render(metadata, *parts)
 
@@ -209,7 +183,6 @@ def _render(metadata: "ModelCardData", *parts: str) -> str:
 
 
 def _metadata(base: str, *, library: str, tags: Sequence[str]) -> "ModelCardData":
-    """What the Hub reads."""
     from huggingface_hub import ModelCardData
 
     return ModelCardData(
@@ -244,7 +217,6 @@ def _serving(name: str, base: str, adapter_config: Mapping[str, Any] | None) -> 
 
 
 def _making(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """The sections on the data, the settings, and the result of training."""
     counts, name = manifest["counts"], Path(manifest["config"]["train_file"]).name
     yield "## Data"
     yield (
@@ -297,7 +269,6 @@ def _figures(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _answered(manifest: Mapping[str, Any]) -> int:
-    """How many held-out rows the student answered while it was trained."""
     answered = manifest["result"].get("held_out_answers")
     # Manifests of older runs have only the limit.
     limit = manifest["config"].get("held_out_answers", 0)

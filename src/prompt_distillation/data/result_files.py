@@ -6,7 +6,7 @@ import os
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from prompt_distillation.data.comparison import COMPARISON_FILE, Comparison
 from prompt_distillation.data.files import (
@@ -19,13 +19,11 @@ from prompt_distillation.data.files import (
 from prompt_distillation.data.results import SCHEMA_VERSION, Result
 from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
 
+Record = TypeVar("Record")
+
 
 def check_output(path: Path, inputs: Iterable[Path | None]) -> None:
     """Refuse, before hours of work, a place where a result cannot or must not be written.
-
-    Args:
-        path: where the result will be; an earlier result there is kept under another name.
-        inputs: what is read.
 
     Raises:
         ConfigError: it is a folder, a device, a pipe, or one of the inputs.
@@ -51,11 +49,6 @@ def is_result(path: Path) -> bool:
 
 def check_comparison_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path]) -> None:
     """Refuse, before hours of work, a folder where a comparison must not be written.
-
-    Args:
-        folder: of the comparison; an earlier one may be there.
-        names: of the results that will be written.
-        inputs: what is read.
 
     Raises:
         ConfigError: the folder is an input, contains one or lies inside one.
@@ -109,21 +102,14 @@ def _free_name(path: Path) -> Path:
 
 
 def read_result(path: Path) -> Result:
-    """Read a result that `write_result` wrote.
-
-    Raises:
-        InputError: no such file, not JSON, or not a result of this layout.
-    """
+    """Read a result that `write_result` wrote."""
     value = read_json(path)
     if value.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
             f"{path}: not a result of evaluate.py (schema_version is "
             f"{value.get('schema_version')!r}, expected {SCHEMA_VERSION}); evaluate again"
         )
-    try:
-        return cast(Result, build_record(value, Result))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: a damaged result ({error}); evaluate again") from error
+    return _built(value, Result, what=f"{path}: a damaged result", remedy="evaluate again")
 
 
 def write_comparison(output_dir: Path, comparison: Comparison) -> Path:
@@ -134,16 +120,16 @@ def write_comparison(output_dir: Path, comparison: Comparison) -> Path:
 
 
 def read_comparison(path: Path) -> Comparison:
-    """Read what `write_comparison` wrote.
+    """Read what `write_comparison` wrote."""
+    what = f"{path}: not a comparison"
+    return _built(read_json(path), Comparison, what=what, remedy="compare again")
 
-    Raises:
-        InputError: no such file, or not a comparison.
-    """
-    value = read_json(path)
+
+def _built(value: Any, kind: type[Record], *, what: str, remedy: str) -> Record:
     try:
-        return cast(Comparison, build_record(value, Comparison))
+        return cast(Record, build_record(value, kind))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a comparison ({error!r}); compare again") from error
+        raise InputError(f"{what} ({error!r}); {remedy}") from error
 
 
 @functools.cache

@@ -204,7 +204,7 @@ class ErrorExample:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelResult:
+class LabelAccuracy:
     """The results for one label; ``total`` inputs have it as their truth."""
 
     accuracy: float
@@ -419,7 +419,7 @@ class Result:
     timestamp: str
     summary: Summary
     confusion_matrix: ConfusionMatrix | None
-    per_language_accuracy: Mapping[str, LabelResult]
+    per_language_accuracy: Mapping[str, LabelAccuracy]
     worst_performing_languages: tuple[WorstLabel, ...]
     truths: Truths | None
     text_overlap: TextOverlap | None

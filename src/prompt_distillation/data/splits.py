@@ -44,9 +44,6 @@ def input_key(
         duplicates: whether texts that differ only as `normalise` folds are the same input, or only
             exact copies. The history must be equal in either case.
         settings: whatever else must be equal, such as the digest of a teacher's settings.
-
-    Returns:
-        `KEY_BYTES` bytes.
     """
     digest = hashlib.sha256(settings.encode())
     turns = [{"role": turn["role"], "content": turn["content"]} for turn in history]

@@ -57,11 +57,7 @@ def _check_fields(
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield ``(place for messages, row)`` of a Parquet file, read in batches.
-
-    Raises:
-        InputError: not a Parquet file.
-    """
+    """Yield ``(place for messages, row)`` of a Parquet file, read in batches."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -77,11 +73,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def dataset_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield ``(place for messages, row)`` of a folder written by ``save_to_disk``.
-
-    Raises:
-        InputError: not such a folder, or one of several splits.
-    """
+    """Yield ``(place for messages, row)`` of a folder written by ``save_to_disk``."""
     import datasets
 
     try:

@@ -1,14 +1,6 @@
 """The files of a finished training run: training writes them; costs, export and report read them.
 
-::
-
-    models/RUN/
-        run.json                 what this run is, so that the same command can resume it
-        training_manifest.json   settings, inputs, counts, results, versions; written last
-        log_history.json         every logged figure, in order
-        loss.csv                 the losses alone, readable while the run goes on
-        README.md                the model card
-        plots/                   the run in pictures
+What is in each of them: `prompt_distillation.training.output_folder`.
 """
 
 import json
@@ -30,11 +22,7 @@ History = Sequence[Mapping[str, Any]]
 
 
 def read_history(run_folder: Path) -> History | None:
-    """What a run logged; None where it has not finished, or where no run was.
-
-    Raises:
-        InputError: the file is not a log of training.
-    """
+    """What a run logged; None where it has not finished, or where no run was."""
     path = run_folder / HISTORY_FILE
     if not path.is_file():
         return None

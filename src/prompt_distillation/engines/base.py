@@ -8,9 +8,9 @@ completion is returned as soon as it is finished, and a retry is one more reques
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
-from prompt_distillation.config import Dtype
+from prompt_distillation.config import Dtype, SamplingConfig
 from prompt_distillation.data.answer_logprobs import AnswerLogprobs
 from prompt_distillation.errors import EngineError
 from prompt_distillation.machine import Device
@@ -62,6 +62,13 @@ class Sampling:
         """
         choices = tuple(answers.labels) or None
         return replace(self, choices=choices, json_schema=answers.json_schema)
+
+    @classmethod
+    def of(cls, config: SamplingConfig, *, max_tokens: int, **changes: Any) -> Self:
+        """By the settings of a command, with ``changes``."""
+        names = ("temperature", "top_p", "seed", "max_thinking_tokens")
+        values = {name: getattr(config, name) for name in names}
+        return cls(max_tokens=max_tokens, **values | changes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,25 +124,12 @@ class EngineOptions:
     Attributes:
         model: a folder or a hub name; for a server, the name it serves.
         adapter: a PEFT adapter's folder, put on top of ``model``.
-        revision: branch, tag or commit on the hub.
         device: ``auto`` takes the GPUs if there are any; ``cuda`` and ``cpu`` insist.
-        dtype: ``auto`` (the checkpoint's, but float32 ones in half precision on a GPU and in
-            vLLM), ``bfloat16``, ``float16`` or ``float32``.
-        tensor_parallel_size: GPUs (on a CPU: cores) that share one copy of the model.
-        max_model_len: longest prompt + completion in tokens; None takes the model's own.
-        gpu_memory_utilization: share of each GPU's memory vLLM may take, in (0, 1].
+        dtype: ``auto`` is the checkpoint's, but half precision for float32 on a GPU and in vLLM.
         prefix_caching: compute what prompts share once; off only to measure what it brings.
-        max_concurrency: most requests in flight; None takes the engine's own.
-        server_url: base URL of an OpenAI-compatible endpoint, ending in ``/v1``.
-        request_timeout_seconds: limit for one request to a server.
         seed: of the engine itself.
-        trust_remote_code: run Python code that ships with the model.
-        chat_template_kwargs: arguments of the chat template besides the conversation, e.g.
-            ``{"enable_thinking": False}``.
-        ray_address: run the engine on the workers of this Ray cluster (``auto``, ``local``,
-            ``HOST:PORT`` or ``ray://HOST:PORT``); None runs it here.
-        ray_workers: engines on the cluster; None fills its GPUs, or takes one a machine where
-            there are none.
+
+    The others are those of `ModelConfig` and `EngineConfig`.
     """
 
     model: str

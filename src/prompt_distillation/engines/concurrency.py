@@ -55,17 +55,8 @@ class Completer(Protocol[Result_co]):
         """See `Engine.complete`."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    error: Exception
-
-
-_Outcome = _Done | _Failed
+_Outcome = tuple[Any, Exception | None]
+"""A result, or what went wrong."""
 
 
 async def map_concurrently(
@@ -76,11 +67,6 @@ async def map_concurrently(
     Items are taken only when there is room for them, so that a million of them need no memory,
     and finished results wait until they are read. Wrap it in `contextlib.aclosing` where the
     loop over it may end early: that cancels what is in flight.
-
-    Args:
-        work: a coroutine function; its result is yielded.
-        items: read lazily, in order.
-        limit: most items in work at once, at least 1.
 
     Raises:
         Exception: the first error of ``work`` or of ``items``; the rest is cancelled.
@@ -94,10 +80,10 @@ async def map_concurrently(
             outcome = await finished.get()
             if outcome is None:
                 running -= 1
-            elif isinstance(outcome, _Failed):
-                raise outcome.error
+            elif outcome[1] is not None:
+                raise outcome[1]
             else:
-                yield outcome.value
+                yield outcome[0]
     finally:
         for task in workers:
             task.cancel()
@@ -112,25 +98,21 @@ async def _work_off(
     """Take item after item; None says that there are no more."""
     try:
         for item in source:
-            await finished.put(_Done(await work(item)))
+            await finished.put((await work(item), None))
     except asyncio.CancelledError:
         # An engine whose own task was cancelled raises it too; then it was not asked for.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        await finished.put(_Failed(EngineError("a request was cancelled inside the engine")))
+        await finished.put((None, EngineError("a request was cancelled inside the engine")))
     except Exception as error:  # noqa: BLE001 - handed to the consumer, who raises it
-        await finished.put(_Failed(error))
+        await finished.put((None, error))
     else:
         await finished.put(None)
 
 
 async def gather_or_cancel(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Run coroutines together; return their results in order.
-
-    Raises:
-        Exception: the first error, once the others are cancelled.
-    """
+    """Run coroutines together; return their results in order."""
     coroutines = list(work)
     if len(coroutines) == 1:  # needs no task
         return [await coroutines[0]]
@@ -144,11 +126,7 @@ async def gather_or_cancel(work: Iterable[Coroutine[Any, Any, Result]]) -> list[
 
 @asynccontextmanager
 async def alongside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run a coroutine, such as a report every few seconds, for as long as the block runs.
-
-    Raises:
-        Exception: the first error of the coroutine, which cancels the block, or of the block.
-    """
+    """Run a coroutine, such as a report every few seconds, for as long as the block runs."""
     try:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(work)
@@ -171,9 +149,6 @@ async def stream(
     """Yield ``(key, outcome)`` as they finish, with as many requests in flight as the engine wants.
 
     A request that failed comes out as its error.
-
-    Raises:
-        EngineError: the engine is gone.
     """
 
     async def ask(numbered: tuple[Key, Request]) -> tuple[Key, Result | RequestFailedError]:
@@ -244,10 +219,6 @@ class AdaptiveLimiter:
         """The server was too busy for this request.
 
         Requests that were in flight together suffer from the same overload; it counts once.
-
-        Args:
-            slot: the request's.
-            hold_seconds: how long the server asked to be left alone.
         """
         self._resume_at = max(self._resume_at, asyncio.get_running_loop().time() + hold_seconds)
         if slot.generation == self._generation:

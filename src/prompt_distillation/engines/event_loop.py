@@ -9,18 +9,13 @@ import contextlib
 import signal
 import threading
 from collections.abc import Coroutine
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 Result = TypeVar("Result")
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run ``work`` to its end; Ctrl-C and SIGTERM cancel it in order, so that engines are freed.
-
-    Raises:
-        KeyboardInterrupt: it was cancelled.
-    """
+    """Run ``work`` to its end; Ctrl-C and SIGTERM cancel it in order, so that engines are freed."""
     if _loop_is_running_here():
         with BackgroundLoop() as loop:
             return loop.run(work)
@@ -56,11 +51,7 @@ class BackgroundLoop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Run ``work`` on the loop and wait for it; Ctrl-C cancels it.
-
-        Raises:
-            KeyboardInterrupt: it was cancelled.
-        """
+        """Run ``work`` on the loop and wait for it; Ctrl-C cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -80,10 +71,5 @@ class BackgroundLoop:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -15,11 +15,7 @@ ResolvedKind = Literal["vllm", "transformers", "server"]
 
 
 def resolve_engine_kind(kind: EngineKind) -> ResolvedKind:
-    """Turn ``auto`` into ``vllm`` where it can run on this machine, else ``transformers``.
-
-    Raises:
-        EngineError: ``vllm`` was asked for by name and is not installed.
-    """
+    """Turn ``auto`` into ``vllm`` where it can run on this machine, else ``transformers``."""
     if kind == "auto":
         return "vllm" if _vllm_can_run() else "transformers"
     if kind == "vllm" and importlib.util.find_spec("vllm") is None:
@@ -37,14 +33,6 @@ def engine_options(model: ModelConfig, engine: EngineConfig, *, seed: int = 0) -
     The one place where this happens, so that the same settings are the same model in every
     command. An adapter's folder becomes its base model with the adapter on top, unless a server
     has the model: then the name is passed on as it is.
-
-    Args:
-        model: which model; ``model_name`` may be ``none`` for ``base_model`` alone.
-        engine: what runs it.
-        seed: of the engine itself; each request has its own too.
-
-    Raises:
-        ModelError: there is no such model, or an adapter does not belong to the base model.
     """
     if engine.engine == "server":
         found = ResolvedModel(base=served_name(model.model_name, model.base_model))
@@ -84,12 +72,7 @@ def _vllm_can_run() -> bool:
 
 @asynccontextmanager
 async def open_engine(kind: EngineKind, options: EngineOptions) -> AsyncIterator[Engine]:
-    """Load a model (or connect to a server) and free it when the block ends, however it ends.
-
-    Raises:
-        EngineError: the engine cannot be had on this machine, or the server does not answer.
-        ModelError: there is no such model or adapter.
-    """
+    """Load a model (or connect to a server) and free it when the block ends, however it ends."""
     if options.ray_address is not None:
         from prompt_distillation.engines.ray import start_on_ray
 

@@ -41,11 +41,7 @@ SharedPrefix = Sequence[LayerPrefix]
 
 
 class OwnTokensLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
-    """Holds the tokens behind the prefix, and counts the prefix.
-
-    Args:
-        prefix_length: in tokens.
-    """
+    """Holds the tokens behind the prefix, and counts the prefix."""
 
     def __init__(self, prefix_length: int) -> None:
         super().__init__()
@@ -107,9 +103,6 @@ def prefix_attention(
 
     Returns:
         Rows x new tokens x heads x width, and no weights.
-
-    Raises:
-        PrefixNotSharedError: the mask is for more tokens than there are.
     """
     if shared_prefix is None:
         if attention_mask is not None and attention_mask.shape[-1] != key.shape[2]:

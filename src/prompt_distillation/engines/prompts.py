@@ -56,9 +56,6 @@ def load_tokenizer(options: EngineOptions) -> Any:
 
     An adapter is trained on conversations that its tokenizer rendered; the base model's chat
     template may be another.
-
-    Raises:
-        ModelError: there is none, or its files cannot be read.
     """
     from transformers import AutoTokenizer
 
@@ -73,15 +70,19 @@ def load_tokenizer(options: EngineOptions) -> Any:
         raise ModelError(f"cannot load the tokenizer of {source}: {error}") from error
 
 
+def end_of_turn_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
+    """Ids at which an engine stops: the tokenizer's, and those of the generation config."""
+    ids = generation_config.eos_token_id if generation_config is not None else None
+    listed = ids if isinstance(ids, list) else [ids]
+    return frozenset(i for i in [*listed, tokenizer.eos_token_id] if i is not None)
+
+
 class TemplateMarks:
     """Texts that the tokenizer turns into one special token, wherever they occur.
 
     These are its special tokens, the marks of thinking, and other added tokens that the chat
     template writes, as DeepSeek's does. Added tokens that are just text (Gemma has one for every
     run of line feeds) are none.
-
-    Args:
-        tokenizer: of transformers, with a chat template.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -136,11 +137,6 @@ def _starts_of(texts: set[str]) -> "re.Pattern[str]":
 class PromptEncoder:
     """Renders and encodes conversations for one model, and decodes what it wrote.
 
-    Args:
-        tokenizer: a transformers tokenizer with a chat template.
-        model: the model's name, for errors.
-        chat_template_kwargs: arguments of the template besides the conversation.
-
     Raises:
         ModelError: the tokenizer has no chat template.
     """
@@ -169,11 +165,7 @@ class PromptEncoder:
 
     @classmethod
     def of(cls, options: EngineOptions) -> Self:
-        """The encoder of an engine's model; loads its tokenizer.
-
-        Raises:
-            ModelError: there is no tokenizer, or it has no chat template.
-        """
+        """The encoder of an engine's model; loads its tokenizer."""
         return cls(
             load_tokenizer(options),
             model=options.model,
@@ -236,11 +228,7 @@ class PromptEncoder:
         return self._encode_text(before, cut), self._encode_text(whole[len(before) :], cut)
 
     def render(self, messages: Sequence[ChatMessage], *, prefill: str = "") -> str:
-        """The text of `encode_conversation`, for people.
-
-        Raises:
-            RequestFailedError: the template refuses the conversation.
-        """
+        """The text of `encode_conversation`, for people."""
         turns, cut = self._as_data(messages, prefill)
         return self._beginning(turns, prefill).replace(cut, "")
 

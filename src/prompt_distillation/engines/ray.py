@@ -56,11 +56,7 @@ class WorkerDiedError(Exception):
 
 
 class RayActor:
-    """One `EngineWorker` on a cluster.
-
-    Args:
-        placement: what it takes; it starts when the cluster has that to give.
-    """
+    """One `EngineWorker` on a cluster."""
 
     def __init__(self, placement: Placement) -> None:
         self._ray = import_ray()
@@ -79,22 +75,12 @@ class RayActor:
         self._actor = actor_class.remote(share=placement.share, shares=placement.shares)
 
     async def where(self) -> str:
-        """Its machine and process; returns when Ray has found room for it and started it.
-
-        Raises:
-            WorkerDiedError: it died.
-            EngineError: no worker can start on that machine.
-        """
+        """Its machine and process; returns when Ray has found room for it and started it."""
         where: str = await self._answer(self._actor.where.remote())
         return where
 
     async def open(self, kind: EngineKind, options: EngineOptions) -> OpenedEngine:
-        """Load the model there.
-
-        Raises:
-            WorkerDiedError: it died.
-            EngineError, ModelError: what its engine raised.
-        """
+        """Load the model there."""
         outcome = await self._answer(self._actor.open.remote(kind, options))
         if not isinstance(outcome, OpenedEngine):
             raise outcome
@@ -102,12 +88,7 @@ class RayActor:
         return outcome
 
     async def complete(self, request: Request) -> Completion:
-        """Complete one conversation there.
-
-        Raises:
-            RequestFailedError: its engine says so.
-            WorkerDiedError: it, or its engine, is gone.
-        """
+        """Complete one conversation there."""
         answer = self._actor.complete.remote(request)
         try:
             outcome = await self._answer(answer)
@@ -162,15 +143,6 @@ def _reason(error: Exception) -> str:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """An actor whose engine is open.
-
-    Attributes:
-        actor: the Ray actor that answers.
-        concurrency: how many requests its engine wants in flight.
-        died: set, with the reason, when it is found dead.
-        in_flight: how many requests it has.
-    """
-
     actor: RayActor
     concurrency: int
     died: asyncio.Future[str]
@@ -181,12 +153,6 @@ class RayEngine:
     """Workers on a Ray cluster, as one engine. Use `start_on_ray`.
 
     ``name`` is that of the workers' engines, once one is open.
-
-    Args:
-        kind: of the engine that each worker opens.
-        options: of that engine.
-        placements: what each worker takes.
-        cluster: leaves the cluster when it is closed.
     """
 
     name = "ray"
@@ -232,12 +198,7 @@ class RayEngine:
                     self._changed.notify()
 
     async def wait_until_open(self) -> None:
-        """Wait for the first engine; the others join when they are open.
-
-        Raises:
-            EngineError: it cannot be had.
-            ModelError: there is no such model on the worker's machine.
-        """
+        """Wait for the first engine; the others join when they are open."""
         while True:
             try:
                 async with asyncio.timeout(REPORT_SECONDS), self._changed:
@@ -263,7 +224,7 @@ class RayEngine:
         async with self._changed:
             while self._failure is None:
                 alive = (worker for worker in self._ready if not worker.died.done())
-                worker = min(alive, key=_load, default=None)
+                worker = min(alive, key=lambda one: one.in_flight / one.concurrency, default=None)
                 if worker is not None and worker.in_flight < worker.concurrency:
                     worker.in_flight += 1
                     return worker
@@ -302,12 +263,6 @@ class RayEngine:
         )  # fmt: skip
 
     async def _serve(self, number: int, placement: Placement) -> None:
-        """One life of a worker: start it, open its engine, and wait for its end.
-
-        Raises:
-            WorkerDiedError: it died.
-            EngineError, ModelError: its engine cannot be opened.
-        """
         actor = RayActor(placement)
         try:
             where = await actor.where()
@@ -334,24 +289,9 @@ class RayEngine:
             self._ready.remove(worker)
 
 
-def _load(worker: _Worker) -> float:
-    return worker.in_flight / worker.concurrency
-
-
 async def start_on_ray(kind: EngineKind, options: EngineOptions) -> RayEngine:
-    """Join the cluster and open an engine on each worker; returns when the first is open.
-
-    Raises:
-        EngineError: Ray is not installed, there is no cluster or no room in it, or a worker's
-            engine cannot be opened.
-        ModelError: there is no such model where a worker runs.
-    """
+    """Join the cluster and open an engine on each worker; returns when the first is open."""
     assert options.ray_address is not None
-    if kind == "server":
-        raise EngineError(
-            "--ray_address is for engines that load the model; a server does so itself: leave "
-            "the flag out with --engine server"
-        )
     async with AsyncExitStack() as stack:
         machines = await stack.enter_async_context(joined_cluster(options.ray_address))
         placements = plan_workers(machines, options, workers=options.ray_workers)

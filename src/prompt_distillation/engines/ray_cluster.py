@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from prompt_distillation.config import EngineKind
 from prompt_distillation.engines.base import Completion, Engine, EngineOptions, Request
@@ -67,9 +67,6 @@ def plan_workers(
         machines: of the cluster.
         options: of the engines.
         workers: how many; None fills the GPUs, or takes one a machine where there are none.
-
-    Raises:
-        EngineError: no machine is large enough for one engine.
     """
     size = options.tensor_parallel_size
     largest = max((machine.gpus for machine in machines), default=0)
@@ -108,11 +105,7 @@ def _tell_of_missing_room(workers: int | None, room: int) -> None:
 
 
 def import_ray() -> Any:
-    """Import Ray with its usage statistics switched off.
-
-    Raises:
-        EngineError: it is not installed.
-    """
+    """Import Ray with its usage statistics switched off."""
     if importlib.util.find_spec("ray") is None:
         raise EngineError(
             "--ray_address was given, but Ray is not installed here; run `pip install -e '.[ray]'` "
@@ -134,9 +127,6 @@ async def joined_cluster(address: str) -> AsyncIterator[list[Machine]]:
         address: ``auto`` (one that runs on this machine), ``local`` (start one here, and stop it
             afterwards), ``HOST`` or ``HOST:PORT`` (this machine is part of that cluster), or
             ``ray://HOST:PORT`` (it is not).
-
-    Raises:
-        EngineError: there is no cluster.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -183,11 +173,7 @@ def _take_back_sigterm() -> None:
 
 
 async def _reachable(address: str) -> str:
-    """``address`` with its port, once somebody listens there: Ray itself would try for minutes.
-
-    Raises:
-        EngineError: no cluster answers there, or it is not an address.
-    """
+    """``address`` with its port, once somebody listens there: Ray itself would try for minutes."""
     scheme = CLIENT_SCHEME if address.startswith(CLIENT_SCHEME) else ""
     host, _, port = address.removeprefix(CLIENT_SCHEME).partition(":")
     port = port or (str(DEFAULT_PORT) if not scheme else "10001")
@@ -220,14 +206,8 @@ def _machines(ray: Any) -> list[Machine]:
     ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenedEngine:
-    """What a worker reports about the engine that it opened.
-
-    Attributes:
-        name: of the engine.
-        concurrency: how many requests it wants in flight.
-    """
+class OpenedEngine(NamedTuple):
+    """What a worker reports about the engine that it opened."""
 
     name: str
     concurrency: int
@@ -238,10 +218,6 @@ class EngineWorker:
 
     Errors that a user can fix are returned, not raised: Ray would wrap a raised one, with a
     traceback as its message.
-
-    Args:
-        share: which share of its machine's cores is this worker's, from 0.
-        shares: into how many they are cut; 1 where it has them all, or a GPU.
     """
 
     def __init__(self, *, share: int = 0, shares: int = 1) -> None:

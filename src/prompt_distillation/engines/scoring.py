@@ -11,16 +11,13 @@ the conversation, which they share, once.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
-from prompt_distillation.config import EngineKind
 from prompt_distillation.engines.base import Engine, EngineOptions, Request, Sampling
-from prompt_distillation.engines.opening import open_engine, resolve_engine_kind
 from prompt_distillation.engines.prompts import PromptEncoder
-from prompt_distillation.errors import EngineError, TaskError
+from prompt_distillation.errors import TaskError
 
 
 class TokenScorer(Protocol):
@@ -45,14 +42,7 @@ class TokenScorer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelScores:
-    """What one conversation's labels scored.
-
-    Attributes:
-        probabilities: label -> probability; they sum to 1.
-        prompt_tokens: of all questions.
-        questions: how many were asked of the model.
-        seconds: from submission to the last answer.
-    """
+    """What one conversation's labels scored."""
 
     probabilities: dict[str, float]
     prompt_tokens: int
@@ -78,11 +68,6 @@ class _Node:
 class LabelScorer:
     """Scores a fixed set of labels.
 
-    Args:
-        engine: the model.
-        encoder: of its conversations.
-        labels: at least two texts.
-
     Raises:
         TaskError: two labels are the same tokens.
     """
@@ -102,12 +87,7 @@ class LabelScorer:
         self._nodes = list(_grow(ways, ()).walk())
 
     async def complete(self, request: Request) -> LabelScores:
-        """Score the labels as the answer to a conversation; its sampling plays no part.
-
-        Raises:
-            RequestFailedError: the conversation cannot be scored.
-            EngineError: the engine is gone.
-        """
+        """Score the labels as the answer to a conversation; its sampling plays no part."""
         started = time.perf_counter()
         prompt = self._encoder.encode(request)
         rows = await asyncio.gather(
@@ -125,16 +105,13 @@ class LabelScorer:
 
 
 def _probabilities(nodes: Sequence[_Node], rows: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Multiply along the ways.
+    """Multiply along the ways."""
+    from scipy.special import logsumexp
 
-    Args:
-        nodes: of a tree, parents first.
-        rows: logarithms of the probabilities of each node's branches, in their order.
-    """
     reached = {nodes[0].path: 0.0}  # logarithm of the probability of getting to a node
     found = {}
     for node, row in zip(nodes, rows, strict=True):
-        total = _log_sum(row)
+        total = float(logsumexp(row))
         for branch, logarithm in zip(node.branches.values(), row, strict=True):
             here = reached[node.path] + logarithm - total
             if isinstance(branch, _Node):
@@ -158,46 +135,11 @@ def _grow(ways: dict[str, tuple[int, ...]], path: tuple[int, ...]) -> _Node:
     return node
 
 
-def _log_sum(logarithms: Sequence[float]) -> float:
-    highest = max(logarithms)
-    return highest + math.log(sum(math.exp(value - highest) for value in logarithms))
-
-
-@asynccontextmanager
-async def open_label_scorer(
-    kind: EngineKind, options: EngineOptions, labels: Sequence[str]
-) -> AsyncIterator[LabelScorer]:
-    """Load a model that scores ``labels``, and free it when the block ends.
-
-    Raises:
-        EngineError: a server was asked for: it has no probabilities of given tokens.
-        ModelError: there is no such model or adapter.
-    """
-    if resolve_engine_kind(kind) == "server":
-        raise EngineError(
-            "labels cannot be scored over a server; use --engine vllm or transformers, or "
-            "--decoding constrained"
-        )
-    async with open_engine(kind, options) as engine:
-        yield await make_label_scorer(engine, options, labels)
-
-
 async def make_label_scorer(
     engine: Engine, options: EngineOptions, labels: Sequence[str]
 ) -> LabelScorer:
-    """Put a scorer on an open engine, and ask it once: vLLM compiles a kernel at that.
-
-    Args:
-        engine: not the server's, which has no probabilities of given tokens.
-        options: with which it was opened.
-        labels: at least two texts.
-    """
+    """Put a scorer on an open engine, not a server's, and ask it once: vLLM compiles a kernel."""
     encoder = await asyncio.to_thread(PromptEncoder.of, options)
-    scorer = LabelScorer(_token_scorer(engine), encoder, labels)
+    scorer = LabelScorer(cast(TokenScorer, engine), encoder, labels)
     await scorer.complete(Request(messages=({"role": "user", "content": ""},), sampling=Sampling()))
     return scorer
-
-
-def _token_scorer(engine: Engine) -> TokenScorer:
-    # Every engine but the server's, which was refused above, is one.
-    return cast(TokenScorer, engine)

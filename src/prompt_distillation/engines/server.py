@@ -1,7 +1,7 @@
 """The server engine: any OpenAI-compatible endpoint, however busy or flaky it is.
 
 Answers are streamed, so that a server that accepts a request and then says nothing is noticed long
-before the whole answer's time is up. Nothing that a server sends is trusted: `Answer` puts a
+before the whole answer's time is up. Nothing that a server sends is trusted: `ServerAnswer` puts a
 completion together from what is there and names what is missing.
 """
 
@@ -29,7 +29,7 @@ from prompt_distillation.engines.base import (
 )
 from prompt_distillation.engines.concurrency import AdaptiveLimiter, Slot
 from prompt_distillation.engines.server_answers import (
-    Answer,
+    ServerAnswer,
     TryAgainError,
     in_one_line,
     retry_after_seconds,
@@ -72,13 +72,7 @@ class Backoff:
 
 
 class ServerEngine:
-    """A model behind an OpenAI-compatible endpoint.
-
-    Args:
-        client: of the ``openai`` package, its own retries off.
-        options: what was asked for.
-        backoff: how requests are tried again.
-    """
+    """A model behind an OpenAI-compatible endpoint."""
 
     name = "server"
 
@@ -176,13 +170,7 @@ class ServerEngine:
         return min(error.retry_after_seconds, longest) + random.uniform(0.0, highest)
 
     async def _attempt(self, request: Request, started: float) -> Completion:
-        """Send a request once (twice where the server turns out not to stream).
-
-        Raises:
-            TryAgainError: it failed, and may go better the next time.
-            RequestFailedError: it failed for good.
-            EngineError: so would every other request.
-        """
+        """Send a request once (twice where the server turns out not to stream)."""
         streams = self._streams
         async with self._limiter.slot() as slot:
             try:
@@ -213,7 +201,7 @@ class ServerEngine:
             self._say_once(note)
         return completion
 
-    async def _receive(self, request: Request, started: float, *, streams: bool) -> Answer:
+    async def _receive(self, request: Request, started: float, *, streams: bool) -> ServerAnswer:
         """Send a request and read what comes, until the end or a silence that is too long."""
         body = self._body(request)
         first_seconds = next_seconds = self._timeout_seconds
@@ -222,7 +210,7 @@ class ServerEngine:
             first_seconds *= FIRST_TOKEN_SHARE
             next_seconds *= NEXT_TOKEN_SHARE
         top = request.sampling.top_logprobs
-        answer = Answer(max_tokens=request.sampling.max_tokens, top_logprobs=top)
+        answer = ServerAnswer(max_tokens=request.sampling.max_tokens, top_logprobs=top)
         loop = asyncio.get_running_loop()
         self._waiting += 1
         try:
@@ -315,11 +303,7 @@ class ServerEngine:
         return RequestRefusedError(f"the server refused the request: HTTP {status}: {reason}")
 
     def _judge_failure(self, failure: TryAgainError) -> None:
-        """Show the first failure of its kind; give up where nothing but failures ever came.
-
-        Raises:
-            EngineError: no request has ever succeeded, and that for too long.
-        """
+        """Show the first failure of its kind; give up where nothing but failures ever came."""
         self._say_once(f"{failure}; trying again", key=failure.kind)
         waited = asyncio.get_running_loop().time() - self._first_sent
         patience = max(self._timeout_seconds, self._backoff.hopeless_seconds)
@@ -330,12 +314,7 @@ class ServerEngine:
             ) from failure
 
     def _check_address(self, method: str, url: str, headers: Mapping[str, str]) -> None:
-        """See that what answered is the API.
-
-        Raises:
-            EngineError: a redirect made a GET of the POST, or a web page came instead.
-            TryAgainError: a web page came where there were answers before.
-        """
+        """See that what answered is the API."""
         if method != "POST":
             raise EngineError(
                 f"{self._client.base_url} redirects to {url}, where a request cannot follow; "
@@ -423,14 +402,10 @@ async def connect_to_server(options: EngineOptions) -> ServerEngine:
     """Connect to ``options.server_url`` and see that it serves the model.
 
     Raises:
-        EngineError: there is no URL, nothing answers there, the key is refused, or the model is
-            not served.
+        EngineError: nothing answers there, the key is refused, or the model is not served.
     """
-    if not options.server_url:
-        raise EngineError(
-            "engine server needs --server_url, the base URL of an OpenAI-compatible endpoint, e.g. "
-            "http://localhost:8000/v1"
-        )
+    # Without a URL the client would take OpenAI's.
+    assert options.server_url, "EngineConfig asks for it"
     if options.adapter is not None:
         raise EngineError(
             "engine server cannot load an adapter; serve it (`vllm serve BASE --enable-lora "

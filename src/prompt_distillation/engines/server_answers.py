@@ -17,13 +17,7 @@ REASONING_FIELDS = ("reasoning_content", "reasoning")
 
 
 class TryAgainError(Exception):
-    """This attempt failed; another may not.
-
-    Args:
-        reason: why.
-        kind: of failure; the first of each kind is shown.
-        retry_after_seconds: how long the server asks to be left alone.
-    """
+    """This attempt failed; another may not."""
 
     def __init__(self, reason: str, *, kind: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(reason)
@@ -31,13 +25,8 @@ class TryAgainError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-class Answer:
-    """A chat completion as it arrives, whole or in pieces; nothing of it is trusted.
-
-    Args:
-        max_tokens: how many tokens it may have.
-        top_logprobs: alternatives of each token that were asked for.
-    """
+class ServerAnswer:
+    """A chat completion as it arrives, whole or in pieces; nothing of it is trusted."""
 
     def __init__(self, *, max_tokens: int, top_logprobs: int = 0) -> None:
         self._top_logprobs = top_logprobs
@@ -61,20 +50,12 @@ class Answer:
         return encodable(reasoning + text)[0]
 
     def add_whole(self, body: str) -> None:
-        """Add the whole answer, a JSON object.
-
-        Raises:
-            TryAgainError: it is no chat completion.
-        """
+        """Add the whole answer, a JSON object."""
         self._add(body, "message")
         self._has_ended = True
 
     def add_line(self, line: str) -> bool:
-        """Add a line of a stream of server-sent events; returns whether it brought text.
-
-        Raises:
-            TryAgainError: it is no piece of a chat completion.
-        """
+        """Add a line of a stream of server-sent events; returns whether it brought text."""
         if not line.startswith("data:"):  # a comment that keeps the connection open, or nothing
             return False
         data = line.removeprefix("data:").strip()
@@ -109,9 +90,6 @@ class Answer:
 
     def completion(self, seconds: float) -> Completion:
         """What arrived, once it is complete.
-
-        Args:
-            seconds: how long the request took.
 
         Raises:
             TryAgainError: something is missing that every completion has.
@@ -160,7 +138,6 @@ class Answer:
         return AnswerLogprobs.of(self._scores[start:], top=self._top_logprobs)
 
     def _finished(self, completion_tokens: int) -> FinishReason:
-        """How it ended."""
         reason = self._finish_reason
         if reason is None:
             if not self._has_ended:

@@ -27,11 +27,11 @@ from prompt_distillation.engines.base import (
     RequestFailedError,
     Sampling,
 )
-from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
+from prompt_distillation.engines.prompts import PromptEncoder, end_of_turn_ids, load_tokenizer
 from prompt_distillation.engines.transformers_generation import BatchGenerator, Marks, Row
 from prompt_distillation.errors import EngineError, ModelError
 from prompt_distillation.machine import choose_device
-from prompt_distillation.tasks import END_OF_THINKING
+from prompt_distillation.tasks import END_OF_THINKING, START_OF_THINKING
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +68,6 @@ class TransformersEngine:
     """A model of transformers in this process.
 
     Requests that are in flight together are generated together, in a thread.
-
-    Args:
-        model: a causal language model, in evaluation mode.
-        tokenizer: its tokenizer, with a chat template.
-        options: what was asked for.
     """
 
     name = "transformers"
@@ -138,7 +133,6 @@ class TransformersEngine:
         self._pending.clear()
 
     async def _run(self) -> None:
-        """Generate batch after batch until closed."""
         while not self._closing:
             await self._wake.wait()
             # Let every caller that is ready submit first: a batch of one is the most expensive.
@@ -193,7 +187,6 @@ class TransformersEngine:
             loop.call_soon_threadsafe(_deliver, question.done, row)
 
     def _generate(self, batch: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> None:
-        """Write a batch to its end."""
         rows = [self._row(job) for job in batch]
 
         def on_token(index: int) -> None:
@@ -240,12 +233,7 @@ class TransformersEngine:
 
 
 async def start_transformers(options: EngineOptions) -> TransformersEngine:
-    """Load the model (and merge its adapter, in memory) and start the engine.
-
-    Raises:
-        EngineError: no such device here.
-        ModelError: the model or the adapter cannot be loaded.
-    """
+    """Load the model (and merge its adapter, in memory) and start the engine."""
     model = await asyncio.to_thread(_load_model, options)
     return TransformersEngine(model, load_tokenizer(options), options)
 
@@ -272,13 +260,9 @@ def _load_model(options: EngineOptions) -> Any:
 
 
 def _marks(model: Any, tokenizer: Any) -> Marks:
-    """The tokens that end a turn (generation_config's, and the tokenizer's) and mark reasoning."""
-    ends = model.generation_config.eos_token_id
-    ids = set(ends) if isinstance(ends, list) else {ends}
-    ids.add(tokenizer.eos_token_id)
     return Marks(
-        end_of_turn=frozenset(ids - {None}),
-        start_of_thinking=tuple(tokenizer.encode("<think>", add_special_tokens=False)),
+        end_of_turn=end_of_turn_ids(tokenizer, model.generation_config),
+        start_of_thinking=tuple(tokenizer.encode(START_OF_THINKING, add_special_tokens=False)),
         end_of_thinking=tuple(tokenizer.encode(END_OF_THINKING, add_special_tokens=False)),
     )
 

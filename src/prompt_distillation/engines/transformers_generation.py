@@ -36,13 +36,7 @@ SHORTEST_PREFIX_TOKENS = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Marks:
-    """Token ids with a meaning.
-
-    Attributes:
-        end_of_turn: each of them ends a completion.
-        start_of_thinking: the sequence ``<think>``.
-        end_of_thinking: the sequence ``</think>``.
-    """
+    """Token ids with a meaning."""
 
     end_of_turn: frozenset[int]
     start_of_thinking: tuple[int, ...]
@@ -211,13 +205,7 @@ def _sample(logits: torch.Tensor, rows: Sequence[Row], whole_mass: bool) -> torc
 
 
 class BatchGenerator:
-    """Writes completions for batches of prompts, remembering what successive prompts share.
-
-    Args:
-        model: a causal language model of transformers, in evaluation mode.
-        pad_token_id: fills the left of shorter prompts; masked, so any id will do.
-        prefix_caching: whether to remember it.
-    """
+    """Writes completions for batches of prompts, remembering what successive prompts share."""
 
     def __init__(self, model: Any, *, pad_token_id: int, prefix_caching: bool = True) -> None:
         self._model = model
@@ -232,6 +220,7 @@ class BatchGenerator:
         )
         self._shared: SharedPrefix | None = None
 
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def run(
         self,
         prompts: Sequence[list[int]],
@@ -240,35 +229,11 @@ class BatchGenerator:
         on_token: Callable[[int], None],
         is_dropped: Callable[[int], bool],
     ) -> None:
-        """Write ``rows`` to their ends.
+        """Write ``rows``, one for each prompt of token ids, to their ends.
 
-        Args:
-            prompts: token ids, one list a row.
-            rows: what is filled.
-            on_token: called with the row's index after each of its tokens.
-            is_dropped: whether no caller waits for a row any more.
+        ``on_token`` is called with a row's index after each of its tokens; ``is_dropped`` says of a
+        row whether no caller waits for it any more.
         """
-        with torch.inference_mode():
-            self._run(prompts, rows, on_token, is_dropped)
-
-    def next_token_logprobs(
-        self, prompts: Sequence[list[int]], asked: Sequence[Sequence[int]]
-    ) -> list[list[float]]:
-        """Log-probabilities after each prompt of the tokens that ``asked`` lists for it."""
-        with torch.inference_mode():
-            self._prepare_prefix(prompts)
-            tokens, mask = self._pad([prompt[len(self._prefix) :] for prompt in prompts])
-            logits = self._forward(tokens, mask, self._spread_prefix(len(prompts)))
-            logprobs = logits.log_softmax(dim=-1)
-            return [row[list(ids)].tolist() for row, ids in zip(logprobs, asked, strict=True)]
-
-    def _run(
-        self,
-        prompts: Sequence[list[int]],
-        rows: Sequence[Row],
-        on_token: Callable[[int], None],
-        is_dropped: Callable[[int], bool],
-    ) -> None:
         computed = self._prepare_prefix(prompts)
         prefix_length = len(self._prefix)
         for index, row in enumerate(rows):
@@ -301,6 +266,17 @@ class BatchGenerator:
             tokens = torch.tensor([[drawn[at]] for at in kept], device=mask.device)
             mask = torch.cat([mask, mask.new_ones(len(kept), 1)], dim=1)
 
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def next_token_logprobs(
+        self, prompts: Sequence[list[int]], asked: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Log-probabilities after each prompt of the tokens that ``asked`` lists for it."""
+        self._prepare_prefix(prompts)
+        tokens, mask = self._pad([prompt[len(self._prefix) :] for prompt in prompts])
+        logits = self._forward(tokens, mask, self._spread_prefix(len(prompts)))
+        logprobs = logits.log_softmax(dim=-1)
+        return [row[list(ids)].tolist() for row, ids in zip(logprobs, asked, strict=True)]
+
     def _forward(self, tokens: torch.Tensor, mask: torch.Tensor, cache: Cache) -> Any:
         """Scores of the next token.
 
@@ -313,7 +289,8 @@ class BatchGenerator:
         Returns:
             2-D float tensor, rows x vocabulary.
         """
-        shared = {"shared_prefix": self._shared} if _behind_prefix(cache) else {}
+        is_behind = any(isinstance(layer, OwnTokensLayer) for layer in cache.layers)
+        shared = {"shared_prefix": self._shared} if is_behind else {}
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         output = self._model(
             input_ids=tokens,
@@ -415,7 +392,3 @@ def _keep_scores(rows: Sequence[Row], drawn: Sequence[int], logprobs: torch.Tens
     found = zip(rows, drawn, own[:, 0].tolist(), ids.tolist(), values.tolist(), strict=True)
     for row, token, logprob, tokens, scores in found:
         row.scores.append((token, [(token, logprob), *zip(tokens, scores, strict=True)]))
-
-
-def _behind_prefix(cache: Cache) -> bool:
-    return any(isinstance(layer, OwnTokensLayer) for layer in cache.layers)

@@ -52,9 +52,6 @@ class Watchdog:
     vLLM stops its processes when it is shut down in order. After ``kill``, or a crash, they would
     stay behind with the model in memory. A small process waits for the end of this one, which
     closes the pipe between them whatever happened, and then ends those that are left.
-
-    Args:
-        pids: of the processes; they end their own children themselves.
     """
 
     def __init__(self, pids: Collection[int]) -> None:
@@ -73,17 +70,7 @@ class Watchdog:
 
 
 class VllmEngine:
-    """vLLM's asynchronous engine, in processes of its own.
-
-    Args:
-        llm: a started `vllm.v1.engine.async_llm.AsyncLLM`.
-        encoder: renders and encodes conversations.
-        concurrency: how many requests to keep in flight.
-        watchdog: of vLLM's processes.
-        shutdown_seconds: how long they get to end by themselves before they are killed.
-        lora: the `LoRARequest` to send with every request, if any.
-        merged: folder of a merged model, removed on closing.
-    """
+    """vLLM's asynchronous engine, in processes of its own."""
 
     name = "vllm"
 
@@ -128,11 +115,7 @@ class VllmEngine:
         )
 
     def _check_thinking_token(self) -> None:
-        """See that vLLM can tell where reasoning ends; it looks for one token.
-
-        Raises:
-            EngineError: ``</think>`` is no token of the model's.
-        """
+        """See that vLLM can tell where reasoning ends; it looks for one token."""
         tokenizer = self._encoder.tokenizer
         if tokenizer.convert_tokens_to_ids(END_OF_THINKING) in (None, tokenizer.unk_token_id):
             raise EngineError(
@@ -143,12 +126,6 @@ class VllmEngine:
     async def _generate(
         self, prompt: list[int], params: Any, *, thinking: bool = False, on_text: OnText = None
     ) -> Any:
-        """The finished `RequestOutput` of one request with these `SamplingParams`.
-
-        Raises:
-            RequestFailedError: vLLM refused it.
-            EngineError: vLLM is gone.
-        """
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -248,7 +225,6 @@ def _sampling_params(sampling: Sampling, *, streams: bool) -> Any:
 
 
 def _scoring_params(token_ids: Sequence[int]) -> Any:
-    """Parameters of a request for the log-probabilities of ``token_ids``."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

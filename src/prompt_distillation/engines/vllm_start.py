@@ -68,11 +68,7 @@ def live_adapter(adapter: Path, *, device: str) -> LiveAdapter | None:
 
 
 def merge_to_temporary(options: EngineOptions) -> "tempfile.TemporaryDirectory[str]":
-    """Write the model with its adapter merged into a folder, which the caller cleans up.
-
-    Raises:
-        ModelError: one of the two cannot be loaded, or they do not fit.
-    """
+    """Write the model with its adapter merged into a folder, which the caller cleans up."""
     assert options.adapter is not None
     logger.info("merging %s into %s for vLLM", options.adapter, options.model)
     folder = tempfile.TemporaryDirectory(prefix="prompt-distillation-merged-")
@@ -91,12 +87,7 @@ def merge_to_temporary(options: EngineOptions) -> "tempfile.TemporaryDirectory[s
 
 
 async def start_vllm(options: EngineOptions) -> VllmEngine:
-    """Start vLLM's processes and load the model.
-
-    Raises:
-        EngineError: not enough GPUs, or vLLM does not start.
-        ModelError: there is no such model, or the adapter does not fit it.
-    """
+    """Start vLLM's processes and load the model."""
     check_model(options.model)
     device = choose_device(options.device, options.tensor_parallel_size)
     live, merged = None, None
@@ -122,7 +113,8 @@ async def start_vllm(options: EngineOptions) -> VllmEngine:
     return VllmEngine(
         llm,
         encoder,
-        concurrency=options.max_concurrency or _default_concurrency(llm),
+        # What vLLM runs at once, and as many again, so that its queue is never empty.
+        concurrency=options.max_concurrency or 2 * llm.vllm_config.scheduler_config.max_num_seqs,
         watchdog=Watchdog(sorted(started)),
         shutdown_seconds=(
             SHUTDOWN_SECONDS_ALONE if _in_one_process(options, device) else SHUTDOWN_SECONDS
@@ -194,7 +186,6 @@ def _in_one_process(options: EngineOptions, device: str) -> bool:
 def _engine_arguments(
     options: EngineOptions, live: LiveAdapter | None, *, device: str
 ) -> dict[str, Any]:
-    """Keyword arguments of `vllm.AsyncEngineArgs`."""
     from vllm.config import ReasoningConfig, StructuredOutputsConfig
 
     arguments: dict[str, Any] = {
@@ -271,9 +262,3 @@ def _child_pids() -> set[int]:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:3]) if lines else type(error).__name__
-
-
-def _default_concurrency(llm: Any) -> int:
-    """What vLLM runs at once, and as many again, so that its queue is never empty."""
-    at_once: int = llm.vllm_config.scheduler_config.max_num_seqs
-    return 2 * at_once

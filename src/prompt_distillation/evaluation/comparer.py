@@ -84,11 +84,6 @@ def compare(config: CompareConfig, *, tell: Tell | None = None) -> Comparison:
     Args:
         config: the two models, the cells, and the prices.
         tell: called with a line about what is done now.
-
-    Raises:
-        ConfigError, TaskError, InputError: settings, the task or a file cannot be used.
-        OutputExistsError: there is a comparison, and it was not asked to be replaced.
-        ModelError, EngineError: a model cannot be loaded, or stopped answering.
     """
     refuse_to_overwrite([config.output_dir / COMPARISON_FILE], overwrite=config.overwrite)
     task = load_task(config.test.task)
@@ -153,7 +148,6 @@ def _plan(config: CompareConfig, key: str) -> EvaluateConfig:
 
 
 def _read_by(config: CompareConfig) -> list[Path]:
-    """The files and folders that a comparison reads, where they are there."""
     test = config.test
     models = [config.teacher.model_name, config.student.model_name, config.student.base_model]
     files = [test.test_file, test.ground_truth_file, test.train_data_file, *task_files(test.task)]
@@ -322,11 +316,7 @@ class _Bounded:
 async def measure_latency(
     engine: Engine, requests: Sequence[Request], *, concurrency: int
 ) -> Latency:
-    """Send ``requests`` with ``concurrency`` in flight; one more goes before, to warm the caches.
-
-    Raises:
-        RequestFailedError: one could not be completed.
-    """
+    """Send ``requests`` with ``concurrency`` in flight; one more goes before, to warm caches."""
     await engine.complete(requests[0])
     seconds, first_tokens = [], []
     started = time.perf_counter()

@@ -29,13 +29,7 @@ BINS = 10
 def confidence_results(
     predictions: Sequence[Prediction], teacher_answers: Mapping[int, str | None] | None = None
 ) -> Confidence | None:
-    """What the probabilities of ``predictions`` show; None where labels were not scored.
-
-    Args:
-        predictions: of the student.
-        teacher_answers: position in the test file -> the teacher's answer, for the cascade; None:
-            what the teacher answered when it labelled the data.
-    """
+    """What the probabilities of ``predictions`` show; None where labels were not scored."""
     scored = [
         (max(item.label_probabilities.values()), item.correct)
         for item in predictions
@@ -98,12 +92,7 @@ def coverage(scored: Sequence[tuple[float, bool]]) -> tuple[CoveragePoint, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """One input that both models answered.
-
-    Attributes:
-        confidence: of the student's answer, in [0, 1].
-        group: inputs of one group belong together.
-    """
+    """One input that both models answered."""
 
     confidence: float
     student_right: bool
@@ -114,12 +103,7 @@ class Trial:
 def trials(
     scored: Sequence[Prediction], teacher_answers: Mapping[int, str | None]
 ) -> tuple[Trial, ...]:
-    """The inputs that have a gold label, a score, and an answer of the teacher to hold against.
-
-    Args:
-        scored: the student's predictions, with probabilities.
-        teacher_answers: position in the test file -> the teacher's answer; None where it gave none.
-    """
+    """The inputs that have a gold label, a score, and an answer of the teacher to hold against."""
     return tuple(
         Trial(
             confidence=max(item.label_probabilities.values()),
@@ -138,9 +122,6 @@ def cascade(tried: Sequence[Trial]) -> Cascade | None:
     Of all thresholds that reach the teacher's accuracy against gold, the one at which the student
     answers most. On the inputs it was chosen on it looks a little better than it is, so it is also
     checked, see `check`.
-
-    Returns:
-        None where there is nothing to go by.
     """
     if not tried:
         return None
@@ -163,9 +144,6 @@ def check(tried: Sequence[Trial]) -> CascadeCheck | None:
 
     The groups are cut into two halves; each half is answered with the threshold that was chosen on
     the other, so that every input counts once.
-
-    Returns:
-        None with fewer than two groups.
     """
     halves = _halves(tried)
     if not all(halves):

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from prompt_distillation.data.comparison import (
 from prompt_distillation.data.files import read_json, sibling
 from prompt_distillation.data.results import Usage
 from prompt_distillation.data.training_files import MANIFEST_FILE
-from prompt_distillation.errors import ConfigError, InputError
+from prompt_distillation.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -26,30 +25,8 @@ MONTHLY_QUERIES = (10_000, 100_000, 1_000_000)
 DAYS_PER_MONTH = 30.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenPrices:
-    """Prices of one model, in the same currency per million tokens.
-
-    Attributes:
-        prompt: tokens in.
-        completion: tokens out.
-        cached_prompt: tokens in that the prefix cache served; None: as ``prompt``.
-    """
-
-    prompt: float
-    completion: float
-    cached_prompt: float | None = None
-
-
 def query_cost(config: CostConfig, *, of_teacher: bool, used: Usage, n: int) -> QueryCost | None:
-    """What a million queries of a model cost; None where no prices were given.
-
-    Args:
-        config: the prices.
-        of_teacher: whether the teacher's prices apply.
-        used: tokens and time of a run.
-        n: queries of that run.
-    """
+    """What a million queries of a model cost; None where no prices were given."""
     if config.price_per_hour is not None:
         return cost_by_time(config.price_per_hour, queries_per_second=used.queries_per_second)
     prompt = config.teacher_price_in if of_teacher else config.student_price_in
@@ -57,11 +34,9 @@ def query_cost(config: CostConfig, *, of_teacher: bool, used: Usage, n: int) -> 
     if prompt is None or completion is None:
         return None
     return cost_by_tokens(
-        TokenPrices(
-            prompt=prompt,
-            completion=completion,
-            cached_prompt=config.teacher_price_cached if of_teacher else None,
-        ),
+        prompt,
+        completion,
+        price_cached=config.teacher_price_cached if of_teacher else None,
         prompt_tokens=used.prompt_tokens_per_query,
         cached_tokens=(used.cached_tokens or 0) / n,
         completion_tokens=used.completion_tokens_per_query,
@@ -69,15 +44,17 @@ def query_cost(config: CostConfig, *, of_teacher: bool, used: Usage, n: int) -> 
 
 
 def cost_by_tokens(
-    prices: TokenPrices, *, prompt_tokens: float, cached_tokens: float, completion_tokens: float
+    price_in: float,
+    price_out: float,
+    *,
+    price_cached: float | None = None,
+    prompt_tokens: float,
+    cached_tokens: float,
+    completion_tokens: float,
 ) -> QueryCost:
     """Cost from mean tokens per query; ``cached_tokens`` are part of ``prompt_tokens``."""
-    cached_price = prices.prompt if prices.cached_prompt is None else prices.cached_prompt
-    cost = (
-        (prompt_tokens - cached_tokens) * prices.prompt
-        + cached_tokens * cached_price
-        + completion_tokens * prices.completion
-    )
+    cached = cached_tokens * (price_in if price_cached is None else price_cached)
+    cost = (prompt_tokens - cached_tokens) * price_in + cached + completion_tokens * price_out
     # Prices are per million tokens, so the sum per query is the cost of a million queries.
     return QueryCost(per_million_queries=cost, basis="tokens")
 
@@ -104,13 +81,7 @@ def cost_of_cascade(
 def make_bill(
     teacher: QueryCost, student: QueryCost, *, training_cost: float, currency: str
 ) -> Bill:
-    """The costs of teacher and student side by side.
-
-    Raises:
-        ConfigError: the teacher costs nothing.
-    """
-    if teacher.per_million_queries <= 0:
-        raise ConfigError("the teacher's queries cost nothing; set prices above 0")
+    """The costs of a teacher that costs something, and of a student, side by side."""
     per_query = (teacher.per_million_queries - student.per_million_queries) / 1e6
     return Bill(
         currency=currency,
@@ -143,7 +114,7 @@ def bill_of(config: CompareConfig, cells: Sequence[Cell]) -> Bill | None:
     """The bill of a comparison; None unless teacher and student both have a cost."""
     costs = {cell.key: cell.cost for cell in cells}
     teacher, student = costs.get(TEACHER_KEY), costs.get(STUDENT_KEY)
-    if teacher is None or student is None:
+    if teacher is None or student is None or not teacher.per_million_queries:
         return None
     return make_bill(
         teacher, student, training_cost=training_cost(config), currency=config.costs.currency

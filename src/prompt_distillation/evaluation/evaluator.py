@@ -54,10 +54,6 @@ def evaluate(config: EvaluateConfig, *, on_prediction: OnPrediction | None = Non
     Args:
         config: the model, how it is asked, the inputs, and what it must reach.
         on_prediction: called with each prediction as soon as it and all before it are there.
-
-    Raises:
-        ConfigError, TaskError, InputError: settings, the task or a file cannot be used.
-        ModelError, EngineError: the model cannot be loaded, or stopped answering.
     """
     task = load_task(config.test.task)
     check_decoding(config, task)
@@ -100,11 +96,7 @@ class OpenModel:
 
 @asynccontextmanager
 async def open_model(config: EvaluateConfig) -> AsyncIterator[OpenModel]:
-    """Load the model that an evaluation asks for, and free it when the block ends.
-
-    Raises:
-        ModelError, EngineError: it cannot be loaded.
-    """
+    """Load the model that an evaluation asks for, and free it when the block ends."""
     options = engine_options(config.model, config.engine, seed=config.sampling.seed)
     opening = time.perf_counter()
     async with open_engine(config.engine.engine, options) as engine:
@@ -128,13 +120,6 @@ async def evaluate_on(
     on_prediction: OnPrediction | None = None,
 ) -> Result:
     """Evaluate a model that is loaded.
-
-    Args:
-        model: loaded by these settings, or by others that ask for the same model.
-        config: how it is asked.
-        selection: the inputs.
-        task: the task whose prompt and parser are used.
-        on_prediction: see `evaluate`.
 
     Raises:
         EngineError: it stopped answering, or answered nothing at all.
@@ -230,17 +215,7 @@ def build_result(
     adapter: str | None = None,
     used: Usage | None = None,
 ) -> Result:
-    """Put together what an evaluation showed.
-
-    Args:
-        selection: what was asked.
-        predictions: one per item of ``selection``, in its order.
-        task: the task.
-        config: the settings; files that they name are hashed.
-        base_model: what was loaded.
-        adapter: what was put on top of it.
-        used: tokens and time; None where they are not known.
-    """
+    """Put together what an evaluation showed."""
     made, metrics = provenance(), task.answers.metrics
     is_judged = any(item.ground_truth is not None for item in predictions)
     matrix, per_label = None, {}
@@ -285,7 +260,6 @@ def build_result(
 
 
 def _hashes(config: EvaluateConfig) -> dict[str, str]:
-    """SHA-256 of each file that was read."""
     test = config.test
     named = (
         test.test_file, test.ground_truth_file, test.train_data_file, config.predictions_file,

@@ -51,11 +51,7 @@ class _Tally:
 
 
 def field_scores(predictions: Sequence[Prediction]) -> FieldScores | None:
-    """Compare answers with their truths; an answer that is missing lacks every leaf.
-
-    Returns:
-        None where no truth is known.
-    """
+    """Compare answers with their truths; an answer that is missing lacks every leaf."""
     judged = [item for item in predictions if item.ground_truth is not None]
     if not judged:
         return None

@@ -9,7 +9,7 @@ from prompt_distillation.data.results import (
     Agreement,
     ConfusionMatrix,
     ErrorExample,
-    LabelResult,
+    LabelAccuracy,
     PairedTest,
     Prediction,
     Summary,
@@ -73,7 +73,7 @@ def confusion_matrix(predictions: Sequence[Prediction], labels: Sequence[str]) -
 
 def per_label_results(
     matrix: ConfusionMatrix, predictions: Sequence[Prediction]
-) -> dict[str, LabelResult]:
+) -> dict[str, LabelAccuracy]:
     """Results of each label that occurs in the truth, worst first; ties by label."""
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -92,7 +92,7 @@ def per_label_results(
         total, correct = int(support[position]), matrix.matrix_dict[label][label]
         interval = wilson_interval(correct, total)
         assert interval is not None, "a label of the truth occurs in the truth"
-        results[label] = LabelResult(
+        results[label] = LabelAccuracy(
             accuracy=correct / total,
             correct=correct,
             total=total,
@@ -114,7 +114,7 @@ def _error_examples(judged: Sequence[Prediction], label: str) -> tuple[ErrorExam
     return tuple(example for example, _ in zip(wrong, range(ERROR_EXAMPLES), strict=False))
 
 
-def worst_labels(results: Mapping[str, LabelResult]) -> tuple[WorstLabel, ...]:
+def worst_labels(results: Mapping[str, LabelAccuracy]) -> tuple[WorstLabel, ...]:
     """The labels with the lowest accuracy; those without an error are left out."""
     flawed = [(label, result) for label, result in results.items() if result.correct < result.total]
     return tuple(

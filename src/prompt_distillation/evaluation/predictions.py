@@ -37,13 +37,7 @@ RECORDS_SUFFIX = ".records.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """How a model is asked.
-
-    Attributes:
-        with_prompt: whether the task's prompt is put before each input.
-        thinking: whether the model reasons first; the answer follows ``</think>``.
-        prefill: text that the answer begins with, see `NO_THINKING`.
-    """
+    """How a model is asked."""
 
     with_prompt: bool
     thinking: bool
@@ -59,14 +53,8 @@ def asking_of(config: EvaluateConfig, task: Task) -> Asking:
         if config.thinking
         else task.answers.max_tokens(with_prompt=config.with_prompt)
     )
-    drawn = Sampling(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens or room,
-        max_thinking_tokens=sampling.max_thinking_tokens,
-        seed=sampling.seed,
-        thinking=config.thinking,
-    )
+    room = sampling.max_tokens or room
+    drawn = Sampling.of(sampling, max_tokens=room, thinking=config.thinking)
     return Asking(
         with_prompt=config.with_prompt,
         thinking=config.thinking,
@@ -81,9 +69,6 @@ async def predict(
     """Yield a prediction per item, in the items' order, while the engine answers in its own.
 
     A request that failed becomes a prediction without an answer.
-
-    Raises:
-        EngineError: the engine is gone.
     """
     async for item, outcome in _in_order(engine, items, task=task, asking=asking):
         if isinstance(outcome, RequestFailedError):
@@ -101,11 +86,7 @@ async def predict(
 async def predict_by_score(
     scorer: LabelScorer, items: Sequence[TestItem], *, task: Task, asking: Asking
 ) -> AsyncGenerator[Prediction, None]:
-    """Yield a prediction per item, in order: the label that is most likely, nothing written.
-
-    Raises:
-        EngineError: the engine is gone.
-    """
+    """Yield a prediction per item, in order: the label that is most likely, nothing written."""
     async for item, scores in _in_order(scorer, items, task=task, asking=asking):
         if isinstance(scores, RequestFailedError):
             yield _failed(item, scores, task=task)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prompt_distillation.config.evaluate_config import TestConfig
-from prompt_distillation.data.files import read_json, read_jsonl, sibling
-from prompt_distillation.data.inputs import Columns, Input, check_gold, read_inputs, with_gold
+from prompt_distillation.data.files import has_content, read_json, read_jsonl, sibling
+from prompt_distillation.data.inputs import Input, check_gold, read_inputs, with_gold
 from prompt_distillation.data.results import Overlap, TruthKind
 from prompt_distillation.data.splits import input_key, is_held_out
 from prompt_distillation.errors import InputError
@@ -50,13 +50,9 @@ class LabelledData:
     """What is known about the data that a model was trained on.
 
     Attributes:
-        path: the dataset.
         present: whether it is there; without it, overlap cannot be checked.
-        rows: how many chat rows it has.
-        keys: `input_key` of each row.
+        keys: `input_key` of each of its rows.
         groups: groups on the training side of the split, where the records tell.
-        held_out_share: share of the groups that labelling kept out, by their hash.
-        held_out_seed: seed of that choice.
         teacher: `input_key` -> what the teacher said, held-out inputs included.
     """
 
@@ -104,13 +100,7 @@ class Selection:
 
 
 def select_inputs(config: TestConfig, task: Task) -> Selection:
-    """Read the test file and what is known about it, and choose what to evaluate.
-
-    Raises:
-        InputError: a file that was asked for is missing or not what it should be, or nothing is
-            held out.
-        TaskError: a gold label that the task does not have.
-    """
+    """Read the test file and what is known about it, and choose what to evaluate."""
     # The default may be missing: a model can be evaluated without the data it was trained on.
     if (
         config.train_data_file != TestConfig().train_data_file
@@ -120,12 +110,7 @@ def select_inputs(config: TestConfig, task: Task) -> Selection:
             f"no training data at {config.train_data_file} (--train_data_file); check the path, or "
             "leave the flag out"
         )
-    columns = Columns(
-        text=config.inputs.text_field,
-        gold=config.inputs.label_field,
-        group=config.inputs.group_field,
-    )
-    inputs: Iterable[Input] = read_inputs(config.test_file, columns=columns)
+    inputs: Iterable[Input] = read_inputs(config.test_file, fields=config.inputs)
     if config.ground_truth_file is not None:
         inputs = with_gold(inputs, config.ground_truth_file)
     where = config.ground_truth_file or config.test_file
@@ -237,19 +222,15 @@ def _tell(selection: Selection, *, total: int) -> None:
 
 
 def read_labelled_data(path: Path) -> LabelledData:
-    """Read a dataset and the files beside it, as far as they exist.
-
-    Raises:
-        InputError: one of the files is there and is not what it should be.
-    """
+    """Read a dataset and the files beside it, as far as they exist."""
     heldout, records = sibling(path, "heldout"), sibling(path, "records")
     share, seed = _read_held_out_rule(sibling(path, "manifest"))
     rows = list(read_inputs(path)) if path.is_file() else []
-    held_rows = list(read_inputs(heldout)) if _has_content(heldout) else []
+    held_rows = list(read_inputs(heldout)) if has_content(heldout) else []
     teacher = {_key(row): TeacherRecord(answer=row.gold) for row in (*rows, *held_rows)}
     # Without records, conversations that were trained on are still known by how they begin.
-    groups = set() if _has_content(records) else {row.group for row in rows}
-    if _has_content(records):
+    groups = set() if has_content(records) else {row.group for row in rows}
+    if has_content(records):
         for key, group, held_out, record in _read_records(records):
             teacher[key] = record
             if not held_out:
@@ -269,20 +250,11 @@ def read_labelled_data(path: Path) -> LabelledData:
 
 
 def read_teacher_answers(path: Path) -> dict[bytes, TeacherRecord]:
-    """`input_key` -> the teacher's answer, of a file ``NAME.records.jsonl``.
-
-    Raises:
-        InputError: it is not a file of labelling records.
-    """
+    """`input_key` -> the teacher's answer, of a file ``NAME.records.jsonl``."""
     return {key: record for key, _, _, record in _read_records(path)}
 
 
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
-
-
 def _read_held_out_rule(manifest: Path) -> tuple[float, int]:
-    """Share and seed by which groups were kept out of training."""
     if not manifest.is_file():
         return DEFAULT_HELD_OUT_SHARE, DEFAULT_HELD_OUT_SEED
     rule: Any = read_json(manifest).get("held_out")

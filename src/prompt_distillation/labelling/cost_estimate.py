@@ -30,13 +30,7 @@ COUNTED = 500
 
 @dataclass(frozen=True, kw_only=True)
 class PromptReader:
-    """How the teacher reads a conversation.
-
-    Attributes:
-        render: a conversation as text.
-        count_tokens: of a rendered conversation; None where only a server knows.
-        gpus: that share one copy of the teacher; 0 for a server or a CPU.
-    """
+    """How the teacher reads a conversation."""
 
     render: Callable[[Sequence[ChatMessage]], str]
     count_tokens: Callable[[str], int] | None
@@ -44,11 +38,7 @@ class PromptReader:
 
 
 def open_prompt_reader(config: LabelConfig) -> PromptReader:
-    """Load the teacher's tokenizer and chat template.
-
-    Raises:
-        ModelError: it has none.
-    """
+    """Load the teacher's tokenizer and chat template."""
     if config.engine.engine == "server":
         # Its template is the server's own; the turns are what we know.
         return PromptReader(
@@ -119,11 +109,7 @@ def run_probe(
     progress: Progress,
     open_teacher: OpenTeacher,
 ) -> Probe:
-    """Label ``sample`` as the run itself would; what is paid for stays in the journal.
-
-    Raises:
-        EngineError: the teacher cannot be had.
-    """
+    """Label ``sample`` as the run itself would; what is paid for stays in the journal."""
     ready: list[float] = []
 
     @asynccontextmanager
@@ -146,13 +132,7 @@ def run_probe(
 
 
 def estimate_lines(probe: Probe, *, gpus: int, prices: PriceConfig) -> list[str]:
-    """What the rest of the run will take, one fact a line.
-
-    Args:
-        probe: of at least one input.
-        gpus: that share one copy of the teacher; 0 for a server or a CPU.
-        prices: where they are known.
-    """
+    """What the rest of the run will take, one fact a line."""
     counts, scale = probe.counts, probe.unfinished / probe.counts.inputs
     input_tokens, output_tokens = counts.prompt_tokens * scale, counts.completion_tokens * scale
     lines = [

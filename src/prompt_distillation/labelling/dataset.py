@@ -125,9 +125,6 @@ class Outcomes(Spool):
     """What came of each distinct input, kept until the dataset is written.
 
     Memory: about 100 bytes an input; the texts are spooled to the disk.
-
-    Args:
-        folder: for the temporary file, if one is needed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -140,11 +137,7 @@ class Outcomes(Spool):
         return key in self._numbers
 
     def add(self, key: bytes, verdict: Verdict, attempts: Sequence[ReadAttempt]) -> None:
-        """Keep a verdict, and the attempts that it was made of.
-
-        Raises:
-            OutputWriteError: the disk is full.
-        """
+        """Keep a verdict, and the attempts that it was made of."""
         self._numbers[key] = len(self._places)
         self._places.append(self.append(_outcome(verdict, attempts)))
         self._taken.append(0)
@@ -188,7 +181,6 @@ def _outcome(verdict: Verdict, attempts: Sequence[ReadAttempt]) -> dict[str, Any
 
 
 def _output(read: ReadAttempt) -> RecordedOutput:
-    """One attempt, raw, and what was read out of it."""
     attempt, answer = read
     row: RecordedOutput = {
         "vote": attempt.vote,
@@ -220,20 +212,7 @@ def write_dataset(
     make_manifest: MakeManifest,
     soft_labels: MakeSoftLabels | None = None,
 ) -> Counts:
-    """Write all files; the dataset is renamed into place last, so where it exists, all do.
-
-    Args:
-        paths: where they go.
-        inputs: all of them.
-        outcomes: of all of them.
-        corrections: a person's answers, which go before the teacher's.
-        labels: the task's, to be counted; none for free text.
-        make_manifest: called once everything is counted.
-        soft_labels: writes what soft labels need into the file it is given; None: nothing does.
-
-    Raises:
-        OutputWriteError: a file cannot be written.
-    """
+    """Write all files; the dataset is renamed into place last, so where it exists, all do."""
     counts = Counts(labels=Counter(dict.fromkeys(labels, 0)))
     digest = hashlib.sha256()
     with atomic_writer(paths.dataset) as dataset:
@@ -272,7 +251,6 @@ def write_dataset(
 def _record(
     item: WorkItem, outcome: Mapping[str, Any], corrections: Corrections, *, is_duplicate: bool
 ) -> Record:
-    """All that is known about one input."""
     corrected = corrections.answer_for(item.input.text, item.input.history)
     answer = outcome["teacher_answer"] if corrected is None else corrected
     row = {

@@ -41,12 +41,7 @@ class DisagreementKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
-    """One input to check by hand.
-
-    Attributes:
-        kind: why its label is doubtful.
-        evidence: the same in words.
-    """
+    """One input to check by hand."""
 
     record: Record
     kind: DisagreementKind
@@ -56,11 +51,7 @@ class Disagreement:
 def find_disagreements(
     records_path: Path, kinds: Iterable[DisagreementKind]
 ) -> Iterator[Disagreement]:
-    """Yield the disagreements of a dataset, each input at most once, kind by kind.
-
-    Raises:
-        InputError: there are no records, or one is damaged.
-    """
+    """Yield the disagreements of a dataset, each input at most once, kind by kind."""
     seen: set[bytes] = set()
     for kind in kinds:
         for found in _disagreements_of(kind, records_path):
@@ -123,13 +114,7 @@ def _near_duplicates(records_path: Path) -> Iterator[Disagreement]:
 
 
 class Corrections:
-    """Answers that replace the teacher's.
-
-    Args:
-        answers: `input_key` -> answer.
-        duplicates: by which the keys were made.
-        sha256: of the file they came from; None where there is none.
-    """
+    """Answers that replace the teacher's."""
 
     def __init__(
         self, answers: Mapping[bytes, str], *, duplicates: Duplicates, sha256: str | None

@@ -18,7 +18,7 @@ import orjson
 
 from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.data.dataset_files import Shard
-from prompt_distillation.data.inputs import Columns, Input, check_gold, read_inputs
+from prompt_distillation.data.inputs import Input, check_gold, read_inputs
 from prompt_distillation.data.splits import input_key, is_held_out, shard_of
 from prompt_distillation.errors import InputError, OutputWriteError
 from prompt_distillation.tasks import Task
@@ -52,11 +52,7 @@ class Spool:
         self._file.close()
 
     def append(self, row: object) -> int:
-        """Append a row and return its place.
-
-        Raises:
-            OutputWriteError: the disk is full.
-        """
+        """Append a row and return its place."""
         place, line = self._size, orjson.dumps(row) + b"\n"
         try:
             self._file.write(line)
@@ -95,15 +91,7 @@ class WorkItem(NamedTuple):
 
 
 class InputSpool(Spool):
-    """The checked inputs, and their statistics. Use `read_inputs_once`.
-
-    Attributes:
-        count: how many there are.
-        in_shard: how many of them this process labels.
-        held_out: how many are kept out of training.
-        sha256: of all texts, groups, gold labels and histories, in order.
-        groups: how many there are, counted up to `COUNTED_GROUPS`.
-    """
+    """The checked inputs, and their statistics. Use `read_inputs_once`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,11 +118,8 @@ class InputSpool(Spool):
         """Read, check and spool the inputs; see `read_inputs_once`."""
         digest = hashlib.sha256()
         groups: set[str] = set()
-        fields = config.inputs
-        columns = Columns(text=fields.text_field, gold=fields.label_field, group=fields.group_field)
-        source = itertools.islice(
-            read_inputs(config.input_file, columns=columns), fields.max_samples
-        )
+        rows = read_inputs(config.input_file, fields=config.inputs)
+        source = itertools.islice(rows, config.inputs.max_samples)
         for item in check_gold(source, task, where=config.input_file):
             digest.update(f"{item.text}\0{item.group}\0{item.gold}\0{item.history}\n".encode())
             key = input_key(
@@ -157,17 +142,7 @@ class InputSpool(Spool):
 
 @contextmanager
 def read_inputs_once(config: LabelConfig, task: Task, *, settings: str) -> Iterator[InputSpool]:
-    """Read the input file, so that a bad row is found before anything is paid for.
-
-    Args:
-        config: which file, which rows of it, and how they are split.
-        task: whose labels the gold labels must be.
-        settings: digest of what else makes an input's key, see `input_key`.
-
-    Raises:
-        InputError: as `read_inputs`, or nothing would be left to train on.
-        TaskError: a gold label that the task does not have.
-    """
+    """Read the input file, so that a bad row is found before anything is paid for."""
     with InputSpool() as inputs:
         inputs.fill(config, task, settings=settings)
         _refuse_one_sided(config, inputs)

@@ -36,10 +36,7 @@ class Attempt:
     """One request and what came of it: either ``completion`` or ``error`` is set.
 
     Attributes:
-        vote: which of an input's votes, from 0.
-        attempt: which of the vote's attempts, from 0.
-        temperature: it was drawn with.
-        max_tokens: it was allowed.
+        vote: which of an input's votes, from 0; ``attempt`` is which of that vote's attempts.
         refused: whether the engine would not take the request, and never will.
     """
 
@@ -70,7 +67,6 @@ def _row_of(key: bytes, attempt: Attempt) -> dict[str, Any]:
 
 
 def _attempt_of(row: Mapping[str, Any]) -> Attempt:
-    """The record that a journal's row holds."""
     completion = None
     if "error" not in row:
         scores = AnswerLogprobs.from_row(row["logprobs"]) if "logprobs" in row else None
@@ -124,11 +120,7 @@ class Journal:
         return [self._read(place) for place in self._places.get(key, ())]
 
     def append(self, key: bytes, attempt: Attempt) -> None:
-        """Write one record through to the system.
-
-        Raises:
-            OutputWriteError: the disk is full. What was written before is untouched.
-        """
+        """Write one record through to the system."""
         if not self._told_settings:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._write({"settings": self._digest, "identity": self._identity, "time": now})
@@ -138,11 +130,7 @@ class Journal:
         self._remember(key, len(self._readers) - 1, offset, length)
 
     def sync(self) -> None:
-        """Wait until what was written is on the disk itself.
-
-        Raises:
-            OutputWriteError: it cannot be.
-        """
+        """Wait until what was written is on the disk itself."""
         if self._writer is not None:
             try:
                 os.fsync(self._writer)
@@ -160,11 +148,7 @@ class Journal:
             self._index(file, path, with_failures=with_failures)
 
     def load_for_writing(self, path: Path) -> None:
-        """Index a journal, cut off its torn last line if it has one, and append to it from now.
-
-        Raises:
-            OutputWriteError: it cannot be written.
-        """
+        """Index a journal, cut off its torn last line if it has one, and append to it from now."""
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,13 +171,7 @@ class Journal:
             self._writer = None
 
     def _index(self, lines: Any, path: Path, *, with_failures: bool) -> tuple[int, str | None]:
-        """Index a file's records; returns its size without a torn last line, and its last settings.
-
-        Args:
-            lines: the file, open for reading bytes.
-            path: for messages.
-            with_failures: whether failed requests count as recorded, or are to be made again.
-        """
+        """Index a file's records; returns its size without a torn last line, and its settings."""
         offset, bad, settings = 0, 0, None
         source = len(self._readers) - 1
         for line in lines:
@@ -274,9 +252,6 @@ def open_journal(
             are then taken as they are; with a journal to write they are left out, to be made again.
         others: journals to read.
         top_logprobs: what completions must hold to count; see `Journal`.
-
-    Raises:
-        OutputWriteError: ``writable`` cannot be written.
     """
     journal = Journal(identity, top_logprobs=top_logprobs)
     try:

@@ -91,17 +91,7 @@ def make_manifest(
     labeller: Labeller,
     started: float,
 ) -> Manifest:
-    """The manifest of a dataset that was just written.
-
-    Args:
-        config: all settings of the run.
-        task: what was asked.
-        settings: from `dataset_settings`.
-        counts: of the dataset.
-        sha256: the dataset's, and that of the one it replaces.
-        labeller: that asked the teacher.
-        started: by `time.monotonic`, in seconds.
-    """
+    """The manifest of a dataset that was just written."""
     model = config.model
     return {
         "task": {
@@ -164,15 +154,6 @@ class EarlierRun:
 
         A dataset is not finished while inputs failed because of engine errors: the next run asks
         for those again.
-
-        Args:
-            settings: from `dataset_settings`.
-            model: the teacher as it was given, for the message; ``settings`` may hold its digest.
-            overwrite: whether a dataset of other settings may be replaced.
-
-        Raises:
-            OutputExistsError: there is a dataset of other settings, and ``overwrite`` is false;
-                the message says what differs.
         """
         if self.dataset_sha256 is None or not self.manifest:
             return False
@@ -205,11 +186,7 @@ def _read_manifest(path: Path) -> Mapping[str, Any]:
 
 
 def refuse_empty(paths: DatasetPaths, counts: Counts) -> None:
-    """Check that there is something to train on, so that a script does not continue with nothing.
-
-    Raises:
-        NoLabelsError: all inputs were rejected, or all but the held-out ones.
-    """
+    """Check that there is something to train on, so that no script continues with nothing."""
     if counts.rejected == counts.inputs:
         raise NoLabelsError(
             f"all {counts.inputs} inputs were rejected, so {paths.dataset} is empty; read why in "
@@ -229,13 +206,7 @@ def describe_changes(
     *,
     models: tuple[str, str] | None = None,
 ) -> list[str]:
-    """What differs between two settings, a few words each.
-
-    Args:
-        before: the earlier settings.
-        now: the settings of this run.
-        models: the teachers as they were given, before and now; None where that is not known.
-    """
+    """What differs between two settings, a few words each."""
     changes = []
     for name in [*now, *(name for name in before if name not in now)]:
         if before.get(name) == now.get(name):

@@ -36,20 +36,7 @@ Unfinished = tuple[WorkItem, list[ReadAttempt]]
 
 
 class Labeller:
-    """Asks a teacher for what the journal does not hold yet.
-
-    Args:
-        task: its prompt and the rule by which answers are read.
-        config: how completions are drawn, and how they become a label.
-        journal: open for writing, if the teacher is to be asked.
-        outcomes: gets every verdict.
-        progress: counts every input that is done.
-
-    Attributes:
-        engine: the name of the engine that was opened; None if none was.
-        startup_seconds: until it was ready.
-        requests_made: of the engine.
-    """
+    """Asks a teacher for what the journal does not hold yet."""
 
     def __init__(
         self,
@@ -72,12 +59,7 @@ class Labeller:
         self.requests_made = 0
 
     async def label(self, inputs: Iterable[WorkItem], open_teacher: OpenTeacher) -> None:
-        """Label ``inputs``, a stream of any length; the teacher is loaded if one needs it.
-
-        Raises:
-            EngineError: the teacher is gone. What it wrote until then is in the journal.
-            OutputWriteError: the disk is full; likewise.
-        """
+        """Label ``inputs``, a stream of any length; the teacher is loaded if one needs it."""
         work = self.unfinished(inputs)
         first = next(work, None)
         if first is None:
@@ -94,13 +76,13 @@ class Labeller:
         """
         for item in inputs:
             if item.key in self._in_work or item.key in self._outcomes:
-                self._progress.count_duplicate()
+                self._progress.duplicates += 1
                 continue
             attempts = [self._votes.read(made) for made in self._journal.attempts(item.key)]
             outcome = self._votes.assess(attempts)
             if isinstance(outcome, Verdict):
                 self._outcomes.add(item.key, outcome, attempts)
-                self._progress.count_done_before()
+                self._progress.done_before += 1
                 continue
             self._in_work.add(item.key)
             yield item, attempts
@@ -163,11 +145,10 @@ class Labeller:
 
     def _request(self, item: WorkItem, step: Step) -> Request:
         sampling = self._config.sampling
-        drawn = Sampling(
+        drawn = Sampling.of(
+            sampling,
             temperature=step.temperature,
-            top_p=sampling.top_p,
             max_tokens=step.max_tokens,
-            max_thinking_tokens=sampling.max_thinking_tokens,
             seed=request_seed(sampling.seed, item.key, vote=step.vote, attempt=step.attempt),
             thinking=self._config.votes.thinking,
             top_logprobs=self._config.top_logprobs,

@@ -136,16 +136,6 @@ def label(
         config: all settings.
         open_teacher: opens the teacher's engine; None opens the one that ``config`` names.
         console: where the summary is printed; None prints none. Progress goes to stderr.
-
-    Raises:
-        ConfigError: an output that is an input, or a setting that does not fit.
-        InputError, TaskError, ModelError: an input, task or model that cannot be used; nothing
-            was paid for. Merging: a shard is missing or not finished.
-        OutputExistsError: another dataset is there, or a file that labelling did not write.
-        OutputBusyError: another process works on the same output.
-        OutputWriteError: a full disk; what was paid for is in the journal.
-        EngineError: the teacher cannot be had, or is gone; likewise.
-        NoLabelsError: the dataset is written, and there is nothing in it to train on.
     """
     started = time.monotonic()
     task, paths = load_task(config.task), dataset_paths(config.output_file)
@@ -188,7 +178,6 @@ def _refuse_unsafe(config: LabelConfig, paths: DatasetPaths) -> None:
 
 
 def _teacher_of(config: LabelConfig) -> OpenTeacher:
-    """Opens the teacher that the settings name."""
     return lambda: open_engine(
         config.engine.engine,
         engine_options(config.model, config.engine, seed=config.sampling.seed),

@@ -26,11 +26,6 @@ class Progress:
     """Counts inputs as they are done and shows the count.
 
     A bar on a terminal, a plain line now and then elsewhere.
-
-    Args:
-        total: inputs to go through.
-        interval_seconds: between two plain lines; a terminal's bar is drawn more often.
-        console: where it is shown; stderr by default.
     """
 
     def __init__(
@@ -44,6 +39,7 @@ class Progress:
         self._failures: set[str] = set()
         self._started: float | None = None
         self._bar: Bar | None = None
+        # By the teacher now; those that the journal had; those that get an earlier one's label.
         self.labelled = self.done_before = self.duplicates = 0
         self.interval_seconds = (
             TERMINAL_INTERVAL_SECONDS if self._console.is_terminal else interval_seconds
@@ -52,14 +48,6 @@ class Progress:
     def start(self) -> None:
         """The teacher is ready: the rate counts from now."""
         self._started = time.monotonic()
-
-    def count_done_before(self) -> None:
-        """An input's verdict was in the journal."""
-        self.done_before += 1
-
-    def count_duplicate(self) -> None:
-        """An input is the same as an earlier one, whose label it gets."""
-        self.duplicates += 1
 
     def count(self, verdict: Verdict) -> None:
         """The teacher was asked for an input, and it is done."""
@@ -140,13 +128,7 @@ class Progress:
 
 
 def print_summary(counts: Counts, console: "Console", *, rejects: Path) -> None:
-    """Print labels, rejects, tokens, and the teacher's accuracy where gold labels are known.
-
-    Args:
-        counts: of the dataset.
-        console: to print on.
-        rejects: the file of the inputs that got no label, for a person to read.
-    """
+    """Print labels, rejects, tokens, and the teacher's accuracy where gold labels are known."""
     from rich.table import Table
 
     table = Table(title="labels", title_justify="left", show_header=False)

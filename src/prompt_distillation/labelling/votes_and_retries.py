@@ -90,12 +90,7 @@ class _Vote:
 
 
 class Votes:
-    """Reads the completions of one task, and decides what they come to.
-
-    Args:
-        task: how an answer is read.
-        config: how answers become a label, and how a first attempt is drawn.
-    """
+    """Reads the completions of one task, and decides what they come to."""
 
     def __init__(self, task: Task, config: LabelConfig) -> None:
         self._task = task

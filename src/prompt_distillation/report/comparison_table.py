@@ -65,14 +65,12 @@ def _bill_lines(bill: Bill) -> Iterator[str]:
     yield "| queries per month | teacher | student | saving | return after a year | break-even |"
     yield "|---|---|---|---|---|---|"
     for month in bill.months:
+        gain = month.return_on_training
+        times = "-" if gain is None else f"{gain:,.1f}x"
         yield (
             f"| {month.queries_per_month:,} | {money(month.before)} | {money(month.after)} "
-            f"| {money(month.saving)} | {_times(month)} | {_days(month)} |"
+            f"| {money(month.saving)} | {times} | {_days(month)} |"
         )
-
-
-def _times(month: MonthlySaving) -> str:
-    return "-" if month.return_on_training is None else f"{month.return_on_training:,.1f}x"
 
 
 def _days(month: MonthlySaving) -> str:

@@ -21,7 +21,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 from matplotlib.transforms import Bbox
 
 from prompt_distillation.data.comparison import STUDENT_KEY, TEACHER_KEY, Cell, Comparison
-from prompt_distillation.data.files import atomic_writer
+from prompt_distillation.data.files import atomic_writer, begins_with
 from prompt_distillation.data.intervals import Interval, percent, wilson_interval
 from prompt_distillation.data.results import UNPARSEABLE, Cascade, Confidence, Result
 from prompt_distillation.data.text import safe_for_terminal, shorten
@@ -69,9 +69,6 @@ def plot_all(
         results: title -> evaluation, on the same inputs, in the order of the bars.
         comparison: for costs and confidence; None where only evaluations are at hand.
         folder: where the PNG files go; made if missing.
-
-    Returns:
-        The files written.
     """
     installed = set(get_font_names())
     fonts = ["DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed)]
@@ -83,11 +80,7 @@ def plot_all(
 
 
 def save_picture(path: Path, figure: Figure) -> Path:
-    """Write ``figure`` as a PNG that says who made it; see `is_own_picture`.
-
-    Raises:
-        OutputWriteError: the folder cannot be written, or the disk is full.
-    """
+    """Write ``figure`` as a PNG that says who made it; see `is_own_picture`."""
     picture = BytesIO()
     with warnings.catch_warnings():
         # A label in a script that no installed font has is shown as boxes; the page has its text.
@@ -105,11 +98,8 @@ def is_own_folder(folder: Path) -> bool:
 
 def is_own_picture(path: Path) -> bool:
     """Whether `save_picture` wrote this file: the only pictures that another run may replace."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        # PNG, third edition, 11.3.4.3: a tEXt chunk is its keyword, a zero byte, and the text.
-        return f"Software\0{_MARK}".encode() in file.read(1024)
+    # PNG, third edition, 11.3.4.3: a tEXt chunk is its keyword, a zero byte, and the text.
+    return begins_with(path, f"Software\0{_MARK}".encode())
 
 
 def _figures(

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from prompt_distillation.data.comparison import STUDENT_KEY, TEACHER_KEY, Cell, Comparison
+from prompt_distillation.data.files import begins_with
 from prompt_distillation.data.intervals import percent
 from prompt_distillation.data.judgement import Judgement
 from prompt_distillation.data.results import UNPARSEABLE, Result, Usage
@@ -107,10 +108,7 @@ def build_page(parts: PageParts) -> str:
 
 def is_own_page(path: Path) -> bool:
     """Whether `build_page` made this file: the only files that another page may replace."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return GENERATOR.encode() in file.read(4096)
+    return begins_with(path, GENERATOR.encode())
 
 
 def _environment() -> Environment:
@@ -142,7 +140,6 @@ _Tile = tuple[str, str, str]
 
 
 def _tiles(parts: PageParts) -> list[_Tile]:
-    """The figures that a reader wants first."""
     main, comparison = parts.results[parts.main], parts.comparison
     teacher = comparison.cell(TEACHER_KEY) if comparison else None
     student = comparison.cell(STUDENT_KEY) if comparison else None

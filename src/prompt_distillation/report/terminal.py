@@ -11,7 +11,7 @@ from prompt_distillation.data.results import (
     UNPARSEABLE,
     ConfusionMatrix,
     FieldScores,
-    LabelResult,
+    LabelAccuracy,
     Overlap,
     Prediction,
     Result,
@@ -138,7 +138,7 @@ def _shown_labels(matrix: ConfusionMatrix) -> tuple[list[str], list[str], str]:
     return shown, answers, note
 
 
-def _print_label(console: Console, label: str, result: LabelResult) -> None:
+def _print_label(console: Console, label: str, result: LabelAccuracy) -> None:
     mark, style = "✗", "red"
     if result.accuracy >= FAIR:
         mark, style = "⚠️ ", "yellow"
@@ -158,7 +158,7 @@ def _print_worst(console: Console, result: Result) -> None:
 
 
 def _print_worst_label(
-    console: Console, number: int, worst: WorstLabel, details: LabelResult
+    console: Console, number: int, worst: WorstLabel, details: LabelAccuracy
 ) -> None:
     share = f"{worst.accuracy:.1%} ({worst.correct}/{worst.total})"
     _line(console, f"\n{number}. Language: {worst.language} - Accuracy: {share}")

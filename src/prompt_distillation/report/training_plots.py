@@ -25,11 +25,6 @@ def plot_training(
 ) -> list[Path]:
     """Draw a finished run.
 
-    Args:
-        history: what the run logged (`read_history`).
-        output_dir: where NAME.png go; made where it is missing.
-        charts: which ones.
-
     Returns:
         The files written; none where the run logged no training loss.
     """

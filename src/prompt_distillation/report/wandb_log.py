@@ -4,7 +4,6 @@ from typing import Any
 
 from prompt_distillation.data.results import UNPARSEABLE, Result
 
-PROJECT = "prompt-distillation"
 ERROR_COLUMNS = ("input", "text", "truth", "predicted", "teacher", "output")
 
 

@@ -36,15 +36,7 @@ _UNICODE_CLASSES = {"w": r"\pL\pM\pN_", "s": r"\s\x{85}\p{Z}", "d": r"\p{Nd}"}
 
 @dataclass(frozen=True)
 class LabelPattern:
-    """Finds a label in a text.
-
-    Args:
-        source: a regular expression with one group.
-        labels: the labels.
-
-    Raises:
-        PatternError: RE2 cannot compile it, or it has another number of groups.
-    """
+    """Finds a label in a text."""
 
     source: str
     labels: tuple[str, ...]

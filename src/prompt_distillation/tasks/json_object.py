@@ -41,12 +41,7 @@ _LARGEST_EXACT = 2**53
 
 @dataclass(frozen=True)
 class JsonObject:
-    """The kind ``json``, see `AnswerKind`.
-
-    Attributes:
-        schema: a JSON Schema.
-        votes: what is voted on, whole objects or each field.
-    """
+    """The kind ``json``, see `AnswerKind`; ``votes`` are on whole objects or on each field."""
 
     schema: Mapping[str, Any]
     votes: Literal["object", "field"] = "object"
@@ -186,11 +181,7 @@ def _candidates(text: str) -> Iterable[str]:
 
 
 def _parse(text: str) -> Any:
-    """Parse strictly: no key twice, no NaN.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
+    """Parse strictly: no key twice, no NaN."""
 
     def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) < len(pairs):

@@ -22,11 +22,7 @@ def without_half_characters(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def compile_pattern(source: str) -> "re2._Regexp":
-    """Compile a pattern.
-
-    Raises:
-        PatternError: RE2 cannot: it is malformed, or needs lookahead or backreferences.
-    """
+    """Compile a pattern."""
     options = re2.Options()
     options.log_errors = False
     options.max_mem = 64 * 2**20  # thousands of labels make a long pattern

@@ -87,14 +87,7 @@ class Task:
     def parse(
         self, text: str, *, finish_reason: str, thinking: bool, reasoning: str | None = None
     ) -> Answer:
-        """Read the answer out of one completion: cut it out, then read it by the kind's rule.
-
-        Args:
-            text: the completion, special tokens that mark a turn's end already gone.
-            finish_reason: why the engine stopped; ``"length"`` means the answer was cut off.
-            thinking: whether the model reasons first; see `extract_answer`.
-            reasoning: the reasoning, where the engine delivers it in a field of its own.
-        """
+        """Read the answer out of one completion: cut it out, then read it by the kind's rule."""
         cut = extract_answer(
             text, finish_reason=finish_reason, thinking=thinking, reasoning=reasoning
         )

@@ -47,12 +47,7 @@ class EncodedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedRows:
-    """What is trained on, and what was left out.
-
-    Attributes:
-        rows: in the file's order.
-        left_out: reason -> count.
-    """
+    """What is trained on, and what was left out."""
 
     rows: list[EncodedRow]
     left_out: dict[str, int]
@@ -81,13 +76,6 @@ class EncodedRows:
                 "labels": [row.labels for row in self.rows],
             }
         )
-
-
-def end_of_turn_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
-    """Ids at which an engine stops: the tokenizer's, and those of the generation config."""
-    ids = generation_config.eos_token_id if generation_config is not None else None
-    listed = ids if isinstance(ids, list) else [ids]
-    return frozenset(i for i in [*listed, tokenizer.eos_token_id] if i is not None)
 
 
 def encode_rows(

@@ -18,9 +18,15 @@ from prompt_distillation.data.files import (
 )
 from prompt_distillation.data.locks import hold_lock
 from prompt_distillation.data.training_files import CARD_FILE, MANIFEST_FILE
-from prompt_distillation.errors import InputError, ModelError, PromptDistillationError
+from prompt_distillation.errors import InputError, ModelError
 from prompt_distillation.provenance import provenance
-from prompt_distillation.training.output_folder import as_write_error
+from prompt_distillation.training.output_folder import (
+    LOCK_FILE,
+    failed_writes,
+    is_only_locked,
+    read_record,
+    remove,
+)
 
 if TYPE_CHECKING:
     from prompt_distillation.training.lora.merge_check import MergeCheck
@@ -29,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 EXPORT_FILE = "export.json"
 WRITER = "prompt-distillation export"
-LOCK_FILE = ".lock"
 
 ANSWERS = 16
 """Distinct answers scored: more than enough to see a difference."""
@@ -79,10 +84,6 @@ def export(
 ) -> ExportResult:
     """Merge, prove, describe, and only then give the folder its name.
 
-    Args:
-        config: what is exported, and where to.
-        on_checks: is shown what was compared, also where that ends in an error.
-
     Raises:
         InputError: there is no file of rows, or no such evaluation.
         ConfigError: the output would destroy an input.
@@ -112,19 +113,14 @@ def export(
     )
     if config.output_dir.is_dir() and any(config.output_dir.iterdir()):
         refuse_to_overwrite([config.output_dir], overwrite=config.overwrite)
-    with hold_lock(partial / LOCK_FILE):
+    with hold_lock(partial / LOCK_FILE), failed_writes(config.output_dir):
         write_json(partial / EXPORT_FILE, {"written_by": WRITER, "files": []})
         try:
-            _clear(partial, keep={LOCK_FILE, EXPORT_FILE})
+            for path in partial.iterdir():
+                if path.name not in {LOCK_FILE, EXPORT_FILE}:
+                    remove(path)
             result = _write(config, resolved.base, resolved.adapter, partial, on_checks)
             _replace(config.output_dir, partial)
-        except PromptDistillationError:
-            raise
-        except Exception as error:
-            write_error = as_write_error(error, config.output_dir)
-            if write_error is None:
-                raise
-            raise write_error from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return result
@@ -132,27 +128,14 @@ def export(
 
 def _is_export(folder: Path) -> bool:
     """Whether everything in a folder was written by an export."""
-    if {path.name for path in folder.iterdir()} == {LOCK_FILE}:
+    if is_only_locked(folder):
         return True
-    try:
-        record = read_json(folder / EXPORT_FILE)
-    except InputError:
-        return False
-    if record.get("written_by") != WRITER or not isinstance(record.get("files"), list):
+    record = read_record(folder / EXPORT_FILE, writer=WRITER)
+    if record is None:
         return False
     unfinished = not record["files"]  # of one that was killed
     known = {*record["files"], EXPORT_FILE, LOCK_FILE}
     return unfinished or all(path.name in known for path in folder.iterdir())
-
-
-def _clear(folder: Path, *, keep: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-    for path in folder.iterdir():
-        if path.name in keep:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _replace(output_dir: Path, partial: Path) -> None:
@@ -161,7 +144,8 @@ def _replace(output_dir: Path, partial: Path) -> None:
     record = {"written_by": WRITER, "files": names, "provenance": provenance()}
     write_json(partial / EXPORT_FILE, record)
     output_dir.mkdir(parents=True, exist_ok=True)
-    _clear(output_dir)  # nothing but an export: `_is_export`
+    for path in output_dir.iterdir():  # nothing but an export: `_is_export`
+        remove(path)
     for name in names:
         (partial / name).replace(output_dir / name)
 
@@ -186,17 +170,17 @@ def _write(
     failed = [pair for pair in checks if not pair.passes]
     if failed:
         pair = failed[0]
-        expected = "agree" if pair.should_agree else "differ"
         raise ModelError(
-            f"{pair.first!r} and {pair.second!r} should {expected}, and differ by "
+            f"{pair.first!r} and {pair.second!r} should {pair.expected}, and differ by "
             f"{pair.difference:.4f} nats on average (limit {pair.limit:.4f}): the adapter is not "
             "wholly in the exported weights, or was never trained"
         )
     manifest = read_json(adapter / MANIFEST_FILE)
     evaluation = read_result(config.evaluation_file) if config.evaluation_file else None
     quantised = config.quantise != "none"
+    proof = [(one.first, one.second, one.expected, f"{one.difference:.4f}") for one in checks]
     card = exported_card(
-        config.output_dir.name, manifest, evaluation, checks, is_quantised=quantised
+        config.output_dir.name, manifest, evaluation, proof, is_quantised=quantised
     )
     (partial / CARD_FILE).write_text(card, encoding="utf-8")
     return ExportResult(
@@ -215,9 +199,6 @@ def write_older_keys(folder: Path) -> None:
     Version 5 has new names for some settings. Version 4 looks for the old ones only, and where they
     are missing takes its defaults in silence: a rope theta of 10,000, for one (vllm#42624). Both
     are written; version 5 reads either.
-
-    Args:
-        folder: a full model with its tokenizer.
     """
     path = folder / "config.json"
     config = read_json(path)
@@ -253,7 +234,8 @@ def _measure(config: ExportConfig, base: str, adapter: Path, merged: Path) -> di
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from prompt_distillation.data.chat_rows import read_chat_rows
-    from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
+    from prompt_distillation.engines.prompts import end_of_turn_ids
+    from prompt_distillation.training.encode import encode_rows
     from prompt_distillation.training.held_out_answers import questions
     from prompt_distillation.training.lora import merge_check
     from prompt_distillation.training.quantisation.w4a16 import quantise_checkpoint
@@ -289,7 +271,6 @@ def _measure(config: ExportConfig, base: str, adapter: Path, merged: Path) -> di
 
 
 def _is_served(config: ExportConfig, folder: Path) -> bool:
-    """Whether vLLM scores the checkpoint too."""
     if config.serve != "auto":
         return config.serve == "vllm"
     if importlib.util.find_spec("vllm") is None:

@@ -44,16 +44,7 @@ def _question(row: EncodedRow) -> Question:
 
 
 def answer_greedily(model: Any, asked: Sequence[Question], *, pad_id: int) -> list[list[int]]:
-    """Greedy answers, each cut after the longest label's length.
-
-    Args:
-        model: in evaluation mode.
-        asked: what to answer.
-        pad_id: fills the left of shorter contexts and the right of shorter answers.
-
-    Returns:
-        Ids of each answer, its end of turn included, in order.
-    """
+    """Greedy answers, each cut after the longest label's length."""
     answers: list[list[int]] = []
     longest = max((len(question.answer) for question in asked), default=0)
     for batch in _batches(asked, longest):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prompt_distillation.checkpoints import check_model
 from prompt_distillation.config import ModelConfig
 from prompt_distillation.config.train_config import FourBitConfig, TrainConfig
-from prompt_distillation.data.files import sibling
+from prompt_distillation.data.files import has_content, sibling
 from prompt_distillation.errors import ConfigError, InputError, ModelError
 
 if TYPE_CHECKING:
@@ -22,16 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
-    """A run whose settings are checked and whose rows are encoded; no weights are loaded yet.
-
-    Attributes:
-        config: its settings.
-        options: fields of TRL's `SFTConfig` that the user has set, in their own types.
-        model_config: transformers' configuration of the student.
-        tokenizer: of the student, with its chat template.
-        rows: trained on.
-        held_out: never trained on; None without them.
-    """
+    """A run whose settings are checked and whose rows are encoded; no weights are loaded yet."""
 
     config: TrainConfig
     options: Mapping[str, Any]
@@ -74,7 +65,7 @@ def held_out_file(config: TrainConfig) -> Path | None:
         return None
     if config.eval_file == "auto":
         path = sibling(config.train_file, "heldout")
-        return path if path.is_file() and path.stat().st_size else None
+        return path if has_content(path) else None
     path = Path(config.eval_file)
     _require_file(path)
     return path
@@ -115,20 +106,12 @@ def is_sharded() -> bool:
 
 
 def prepare(config: TrainConfig, options: Mapping[str, Any]) -> PreparedRun:
-    """Read and encode the rows.
-
-    Args:
-        config: of the run.
-        options: fields of `SFTConfig`, as `check_sft_options` returns them.
-
-    Raises:
-        InputError: a row that cannot be trained on, or none that fits.
-        ModelError: no such model, or one without a usable chat template.
-    """
+    """Read and encode the rows."""
     from transformers import AutoConfig
 
     from prompt_distillation.data.chat_rows import read_chat_rows
-    from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
+    from prompt_distillation.engines.prompts import end_of_turn_ids
+    from prompt_distillation.training.encode import encode_rows
 
     rows = read_chat_rows(config.train_file)
     eval_file = held_out_file(config)
@@ -161,7 +144,6 @@ def prepare(config: TrainConfig, options: Mapping[str, Any]) -> PreparedRun:
 
 
 def _source(model: ModelConfig) -> dict[str, Any]:
-    """How every file of a model is read."""
     return {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
 
 
@@ -175,11 +157,7 @@ def _generation_config(model: ModelConfig, model_config: Any) -> Any:
 
 
 def load_student_tokenizer(model: ModelConfig, chat_template_path: str | None) -> Any:
-    """The tokenizer, with another chat template or other defaults of it where they are given.
-
-    Raises:
-        ModelError: it cannot be loaded, or there is no such template.
-    """
+    """The tokenizer, with another chat template or other defaults of it where they are given."""
     from transformers import AutoTokenizer
 
     from prompt_distillation.training.encode import set_template_defaults
@@ -212,12 +190,7 @@ def base_dtype(config: TrainConfig, *, on_gpu: bool) -> Any:
 
 
 def load_student(config: TrainConfig, options: Mapping[str, Any], *, on_gpu: bool) -> Any:
-    """The model, its weights on the device of this process, quantised as they come in.
-
-    Raises:
-        ModelError: it cannot be loaded, or is already quantised and shall be in 4 bits.
-        ConfigError: a launcher that 4-bit weights do not go with.
-    """
+    """The model, its weights on the device of this process, quantised as they come in."""
     from transformers import AutoModelForCausalLM
 
     from prompt_distillation.training.fused_norms import fuse_norms
@@ -246,11 +219,7 @@ def load_student(config: TrainConfig, options: Mapping[str, Any], *, on_gpu: boo
 
 
 def keep_rows_apart(run: PreparedRun, model: Any) -> PreparedRun:
-    """Have rows padded instead of laid end to end where the model would mix them.
-
-    Raises:
-        ConfigError: ``--packing`` is asked for, and would train on mixed rows.
-    """
+    """Have rows padded instead of laid end to end where the model would mix them."""
     packs = bool(run.options.get("packing", False))
     if not (run.config.fill_micro_batch or packs) or rows_stay_apart(model):
         return run
@@ -297,12 +266,14 @@ def rows_stay_apart(model: Any) -> bool:
 def _four_bit_quantiser(model: ModelConfig, four_bit: FourBitConfig) -> Any:
     from transformers import PretrainedConfig
 
-    from prompt_distillation.training.quantisation.base_weights import (
-        FourBitQuantization,
-        check_launcher,
-    )
+    from prompt_distillation.training.quantisation.base_weights import FourBitQuantization
 
-    check_launcher()
+    if is_sharded():
+        raise ConfigError(
+            "--load_in_4bit does not work with FSDP and DeepSpeed, which shard or broadcast the "
+            "base weights; use DDP (recipes/accelerate/ddp.yaml), where each GPU holds the 4-bit "
+            "base, or leave --load_in_4bit out"
+        )
     try:
         stored, _ = PretrainedConfig.get_config_dict(model.model_name, revision=model.revision)
     except (OSError, ValueError) as error:

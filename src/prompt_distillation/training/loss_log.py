@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
+from prompt_distillation.machine import GIB
 from prompt_distillation.training.encode import IGNORED, EncodedRow
 from prompt_distillation.training.lora.adapter import TrainedKind
 from prompt_distillation.training.manifest import append_losses, start_losses
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from prompt_distillation.training.memory.plan import TrainingPlan
 
 logger = logging.getLogger(__name__)
-
-GIB = 2**30
 
 WITHIN_OTHERS = {"held_gradients", "layer"}
 """Parts of the memory estimate that are parts of `gradients` and `layers`."""

@@ -111,15 +111,7 @@ def run_identity(
     method_files: Sequence[Path] = (),
     processes: int,
 ) -> dict[str, Any]:
-    """What makes two runs the same: settings that shape the weights, and hashes of the inputs.
-
-    Args:
-        record: flat settings and options.
-        train_file: rows trained on.
-        eval_file: held-out rows.
-        method_files: what the training method reads beside them.
-        processes: that train together: an optimizer step holds the rows of all of them.
-    """
+    """What makes two runs the same: settings that shape the weights, and hashes of the inputs."""
     return {key: value for key, value in record.items() if key not in NOT_IDENTITY} | {
         "train_file_sha256": sha256_of_file(train_file),
         "eval_file_sha256": sha256_of_file(eval_file) if eval_file else None,
@@ -133,15 +125,7 @@ def training_manifest(
     record: Mapping[str, Any], identity: Mapping[str, Any], trainer: Any, run: Any,
     result: TrainResult,
 ) -> dict[str, Any]:  # fmt: skip
-    """The manifest of a finished run, as JSON can hold it.
-
-    Args:
-        record: flat settings and options.
-        identity: of the run, as `run_identity` gives it.
-        trainer: that has trained.
-        run: the prepared run (`loading.PreparedRun`).
-        result: its figures.
-    """
+    """The manifest of a finished run, as JSON can hold it."""
     trainable, total = count_parameters(trainer.model)
     accuracy = result.held_out_accuracy
     return {

@@ -39,6 +39,7 @@ from prompt_distillation.errors import (
     InputError,
     OutputExistsError,
     OutputWriteError,
+    PromptDistillationError,
 )
 
 logger = logging.getLogger(__name__)
@@ -55,12 +56,7 @@ Identity = Mapping[str, Any]
 
 
 class RunFolder:
-    """The folder of one run, held by it.
-
-    Attributes:
-        path: of the folder.
-        checkpoint: to continue from; None starts at the beginning.
-    """
+    """The folder of one run, held by it."""
 
     def __init__(self, path: Path, identity: Identity, checkpoint: Path | None) -> None:
         self.path, self.checkpoint = path, checkpoint
@@ -68,11 +64,7 @@ class RunFolder:
         self._files = _written(path)
 
     def begin(self) -> None:
-        """Record what this run is; one that starts over clears what an older one has left.
-
-        Raises:
-            OutputWriteError: the folder cannot be written.
-        """
+        """Record what this run is; one that starts over clears what an older one has left."""
         if self.checkpoint is None:
             for name in sorted(self._files):
                 if name.startswith("checkpoint-") or name in {*_REPORTS, _PARTIAL}:
@@ -109,11 +101,7 @@ class RunFolder:
         self._write()
 
     def _remove(self, name: str) -> None:
-        path = self.path / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(self.path / name)
         self._files.discard(name)
 
     def _write(self) -> None:
@@ -132,14 +120,6 @@ def hold_run_folder(
     is_main: bool,
 ) -> Iterator[RunFolder]:
     """Hold a run's folder while the block runs; nothing in it is changed yet.
-
-    Args:
-        path: of the folder; may not exist yet.
-        identity: what this run is.
-        inputs: files and folders that the run reads.
-        resume: ``auto`` (the newest checkpoint of the same run), ``none``, or a checkpoint.
-        overwrite: replace an older run.
-        is_main: whether this is the process that writes.
 
     Raises:
         ConfigError: the folder holds an input or lies in one, or ``resume`` is no checkpoint.
@@ -173,20 +153,36 @@ def _foreign(path: Path, name: str) -> str:
 
 
 def _is_ours(path: Path) -> bool:
-    if not path.is_dir():
-        return False
-    only_locked = {entry.name for entry in path.iterdir()} == {LOCK_FILE}
-    return only_locked or _record(path) is not None
+    return path.is_dir() and (is_only_locked(path) or _record(path) is not None)
+
+
+def is_only_locked(folder: Path) -> bool:
+    """Whether a folder holds nothing but a lock."""
+    return {entry.name for entry in folder.iterdir()} == {LOCK_FILE}
 
 
 def _record(path: Path) -> dict[str, Any] | None:
     """``run.json``, if it is one of ours."""
+    record = read_record(path / RUN_FILE, writer=WRITER)
+    return record if record and isinstance(record.get("run"), dict) else None
+
+
+def read_record(file: Path, *, writer: str) -> dict[str, Any] | None:
+    """What ``writer`` has recorded of a folder's ``files``; None where no such record is."""
     try:
-        record = read_json(path / RUN_FILE)
+        record = read_json(file)
     except InputError:
         return None
-    shaped = isinstance(record.get("run"), dict) and isinstance(record.get("files"), list)
-    return record if record.get("written_by") == WRITER and shaped else None
+    ours = record.get("written_by") == writer and isinstance(record.get("files"), list)
+    return record if ours else None
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _written(path: Path) -> set[str]:
@@ -298,6 +294,20 @@ def _is_whole_safetensors(file: Path) -> bool:
             return True
     except (SafetensorError, OSError):
         return False
+
+
+@contextmanager
+def failed_writes(path: Path) -> Iterator[None]:
+    """Raise a library's failed write below ``path`` as the user's error that it is."""
+    try:
+        yield
+    except PromptDistillationError:
+        raise
+    except Exception as error:
+        write_error = as_write_error(error, path)
+        if write_error is None:
+            raise
+        raise write_error from error
 
 
 def as_write_error(error: Exception, path: Path) -> OutputWriteError | None:

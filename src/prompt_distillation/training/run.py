@@ -43,7 +43,7 @@ from prompt_distillation.training.methods.sft_options import (
 )
 from prompt_distillation.training.output_folder import (
     RunFolder,
-    as_write_error,
+    failed_writes,
     hold_run_folder,
 )
 
@@ -68,15 +68,6 @@ def train(
         config: of the run.
         sft_options: fields of TRL's `SFTConfig` by their own names, as texts or in their types.
         console: where the run shows what it does; None prints to the terminal.
-
-    Raises:
-        InputError: a row or file that cannot be trained on.
-        OutputExistsError: the folder holds another run, or files that no run has written.
-        OutputBusyError: another run is training into the folder.
-        ModelError: the student cannot be loaded or has no usable chat template.
-        ConfigError: settings or options that contradict each other, or that TRL refuses.
-        OutputWriteError: the disk is full or not writable.
-        DivergedError: the loss is not a finite number.
     """
     refuse_misspelt(sft_options)
     check_before_loading(config, sft_options)
@@ -109,16 +100,8 @@ def train(
         overwrite=config.overwrite,
         is_main=is_main,
     )
-    with folder as held:
-        try:
-            return _train_in(held, identity, config, method, options, console)
-        except PromptDistillationError:
-            raise
-        except Exception as error:
-            write_error = as_write_error(error, config.output_dir)
-            if write_error is None:
-                raise
-            raise write_error from error
+    with folder as held, failed_writes(config.output_dir):
+        return _train_in(held, identity, config, method, options, console)
 
 
 def plan_training(
@@ -128,11 +111,6 @@ def plan_training(
 
     It is planned for ``config.device_memory_gib`` of GPU memory; without it for this machine's
     GPU, or for a card of 80 GiB.
-
-    Raises:
-        InputError: a row or file that cannot be trained on.
-        ModelError: the student's configuration or tokenizer cannot be read.
-        ConfigError: settings or options that contradict each other.
     """
     refuse_misspelt(sft_options)
     check_before_loading(config, sft_options)
@@ -152,7 +130,6 @@ def plan_training(
 
 
 def _inputs(config: TrainConfig, eval_file: Path | None) -> list[Path]:
-    """Files and folders that a run reads."""
     model = Path(config.model.model_name)
     return [
         config.train_file,

@@ -2,20 +2,19 @@
 
 import importlib.util
 import logging
-import netrc
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from prompt_distillation.errors import ConfigError
+from prompt_distillation.machine import wandb_login
 
 logger = logging.getLogger(__name__)
 
 PROJECT = "prompt-distillation"
 
-RIGHT, OTHER = "right answer", "any other answer"
+OTHER = "any other answer"
 MOST_LABELS = 100
 """Beyond, answers are free text, and a matrix of them says nothing."""
 
@@ -38,32 +37,15 @@ def prepare_tracking(trackers: Sequence[str], *, output_dir: Path) -> None:
     os.environ.setdefault("WANDB_DIR", str(output_dir))
     # The run's own lines and the summary of this command say it all.
     os.environ.setdefault("WANDB_SILENT", "true")
-    if "WANDB_MODE" not in os.environ and not has_wandb_login():
+    if "WANDB_MODE" not in os.environ and wandb_login() is None:
         os.environ["WANDB_MODE"] = "offline"
         logger.info(
             "no W&B login: recording offline (log in with `wandb login`, or pass --report_to none)"
         )
 
 
-def has_wandb_login() -> bool:
-    """Whether W&B would find a key without asking: in the environment or a netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return bool(host and netrc.netrc(path).authenticators(host))
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
 def log_end(pairs: Sequence[tuple[str, str]], *, notes: Mapping[str, str]) -> None:
-    """Log the held-out answers as tables to the open W&B run, if there is one.
-
-    Args:
-        pairs: right and given answer of each held-out row that was answered, by the model kept.
-        notes: what the run has no figure for -> why, for the run's summary.
-    """
+    """Log the held-out answers as tables to the open W&B run, if there is one."""
     import wandb
 
     if wandb.run is None:
@@ -73,25 +55,16 @@ def log_end(pairs: Sequence[tuple[str, str]], *, notes: Mapping[str, str]) -> No
         return
     counts = [[*pair, count] for pair, count in sorted(Counter(pairs).items())]
     tables = {"held_out_answers": wandb.Table(columns=["right", "given", "count"], data=counts)}
-    columns, rows = confusion(pairs)
-    if len(rows) <= MOST_LABELS:
-        tables["held_out_confusion"] = wandb.Table(columns=columns, data=rows)
+    # Answers that are right for no row share the last label.
+    labels = [*sorted({right for right, _ in pairs}), OTHER]
+    place = {label: number for number, label in enumerate(labels)}
+    if len(labels) <= MOST_LABELS:
+        tables["held_out_confusion"] = wandb.plot.confusion_matrix(
+            y_true=[place[right] for right, _ in pairs],
+            preds=[place.get(given, place[OTHER]) for _, given in pairs],
+            class_names=labels,
+        )
     wandb.run.log(tables)
-
-
-def confusion(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], list[list[str | int]]]:
-    """The confusion matrix as a table: a row per right answer, a column per answer given.
-
-    Answers that are right for no row share the last column.
-    """
-    counts = Counter(pairs)
-    labels = sorted({right for right, _ in pairs})
-    rows: list[list[str | int]] = []
-    for right in labels:
-        given = [counts[right, label] for label in labels]
-        others = sum(count for pair, count in counts.items() if pair[0] == right) - sum(given)
-        rows.append([right, *given, others])
-    return [RIGHT, *labels, OTHER], rows
 
 
 def finish_tracking() -> str | None:

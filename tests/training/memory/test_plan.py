@@ -5,11 +5,11 @@ import torch
 from rich.console import Console
 
 from prompt_distillation.config.train_config import TrainConfig
+from prompt_distillation.machine import GIB
 from prompt_distillation.training import flops
 from prompt_distillation.training.loading import prepare
 from prompt_distillation.training.loss_log import show_plan
 from prompt_distillation.training.memory import plan
-from prompt_distillation.training.memory.estimate import GIB
 from prompt_distillation.training.memory.plan import (
     MicroBatch,
     device_memory_gib,

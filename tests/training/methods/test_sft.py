@@ -8,7 +8,8 @@ from trl import SFTConfig, SFTTrainer
 
 from prompt_distillation.config.train_config import LoraSettings
 from prompt_distillation.data.chat_rows import read_chat_rows
-from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
+from prompt_distillation.engines.prompts import end_of_turn_ids
+from prompt_distillation.training.encode import encode_rows
 from prompt_distillation.training.lora.adapter import adapt
 from prompt_distillation.training.methods.sft import AnswerTrainer
 

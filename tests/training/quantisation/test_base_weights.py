@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausal
 
 from prompt_distillation.config.train_config import FourBitConfig, LoraSettings, TrainConfig
 from prompt_distillation.errors import ConfigError, ModelError
+from prompt_distillation.machine import GIB
 from prompt_distillation.training.loading import load_student
-from prompt_distillation.training.memory.estimate import GIB, Workload, estimate_memory
+from prompt_distillation.training.memory.estimate import Workload, estimate_memory
 from prompt_distillation.training.quantisation.base_weights import (
     base_bytes,
     held_bytes,

@@ -58,10 +58,12 @@ def find_targets(model: Any, spec: str) -> Targets:
             f"--lora_targets {spec}: {type(model).__name__} has no such layer; it has "
             f"{', '.join(modules + parameters)}"
         )
+    from transformers.pytorch_utils import Conv1D
+
     return replace(
         chosen,
         by_weight=_renamed_by_peft(model, chosen.modules),
-        transposed=_holds_transposed(model),
+        transposed=any(isinstance(module, Conv1D) for module in model.modules()),
     )
 
 
@@ -119,12 +121,6 @@ def default_expert_rank(config: Any, rank: int) -> int:
 def kind_of(name: str) -> str:
     """``model.layers.3.self_attn.q_proj`` -> ``self_attn.q_proj``: what follows the last number."""
     return re.split(r"\.\d+\.", f".{name}")[-1].removeprefix(".")
-
-
-def _holds_transposed(model: Any) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return any(isinstance(module, Conv1D) for module in model.modules())
 
 
 def _kinds(names: Iterable[str]) -> tuple[str, ...]:
@@ -190,10 +186,6 @@ def _renamed_by_peft(model: Any, kinds: Iterable[str]) -> frozenset[str]:
 def adapt(model: Any, settings: LoraSettings) -> Any:
     """Put adapters on a transformers model, and check that they are where they should be.
 
-    Args:
-        model: not adapted yet; weights may be on the meta device.
-        settings: what is adapted, and how large the adapters are.
-
     Returns:
         PEFT's model. Its adapters are float32, except under ZeRO-3.
 
@@ -256,11 +248,7 @@ def _expert_rank(model: Any, settings: LoraSettings) -> int:
 
 
 def _asked_ranks(model: Any, targets: Targets, settings: LoraSettings) -> dict[str, int]:
-    """Full name of each layer and stack to adapt -> its rank.
-
-    Raises:
-        ConfigError: a rank above the width of every layer, which can only take memory.
-    """
+    """Full name of each layer and stack to adapt -> its rank."""
     expert_rank = _expert_rank(model, settings)
     output = model.get_output_embeddings()
     ranks: dict[str, int] = {}
@@ -286,11 +274,6 @@ def _asked_ranks(model: Any, targets: Targets, settings: LoraSettings) -> dict[s
 
 
 def _check_adapters(adapted: Any, asked: dict[str, int]) -> None:
-    """Compare what PEFT has adapted with what was asked for.
-
-    Raises:
-        ModelError: they differ; training would leave layers out, or train others, in silence.
-    """
     found = {name: rank for name, rank, _ in _adapted(adapted)}
     if found == asked:
         return
@@ -310,14 +293,7 @@ def _check_adapters(adapted: Any, asked: dict[str, int]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedKind:
-    """One line of the table: tensors of one kind that are trained.
-
-    Attributes:
-        kind: e.g. ``self_attn.q_proj`` or ``mlp.experts.down_proj``.
-        rank: of the adapter; None where the tensor itself is trained.
-        count: how many tensors (layers) are adapted.
-        parameters: trainable numbers in all of them.
-    """
+    """One line of the table: tensors of one kind that are trained."""
 
     kind: str
     rank: int | None

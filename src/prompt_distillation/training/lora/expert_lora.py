@@ -49,9 +49,6 @@ def set_expert_lora(model: Any, config: Any, targets: Targets, way: str) -> bool
         targets: what that config targets.
         way: ``activations``, ``folded`` (PEFT's own), or ``auto``: the former where it can be.
 
-    Returns:
-        Whether they are applied to activations; False without adapted experts.
-
     Raises:
         ConfigError: ``activations`` is asked for, and this model or PEFT's version has no such way.
     """
@@ -77,12 +74,7 @@ def _warn_once(obstacle: str) -> None:
 
 
 def find_obstacle(model: Any, targets: Targets) -> str | None:
-    """Why adapters of this model's experts cannot be applied to activations; None where they can.
-
-    Args:
-        model: a transformers model, not adapted yet.
-        targets: which stacks would be adapted.
-    """
+    """Why adapters of a model's experts cannot be applied to activations; None where they can."""
     if not peft_is_tested():
         return f"PEFT {version('peft')} is installed, and it was tested with {TESTED_PEFT}"
     unknown = {name.rpartition(".")[2] for name in targets.parameters} - _STACKS

@@ -62,12 +62,7 @@ class Groups:
 
 
 def group_by_expert(chosen: torch.Tensor, num_experts: int) -> Groups:
-    """Sort (token, expert) pairs by expert.
-
-    Args:
-        chosen: expert ids of shape (tokens, experts per token).
-        num_experts: in the stack.
-    """
+    """Sort (token, expert) pairs by expert; ``chosen`` has shape (tokens, experts per token)."""
     experts, order = torch.sort(chosen.reshape(-1), stable=True)
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(order.shape[0], device=order.device)

@@ -31,9 +31,6 @@ def set_linear_lora(config: Any) -> None:
     """Have PEFT put `Linear` on linear layers, where PEFT is the release that it was written for.
 
     Subclasses, such as bitsandbytes' layers, are left to PEFT: each needs a wrapper of its own.
-
-    Args:
-        config: PEFT's `LoraConfig` that a model will be adapted by.
     """
     if peft_is_tested():
         config._register_custom_module({_PlainLinear: _wrap})

@@ -58,6 +58,11 @@ class MergeCheck:
     limit: float
 
     @property
+    def expected(self) -> str:
+        """What they should do."""
+        return "agree" if self.should_agree else "differ"
+
+    @property
     def passes(self) -> bool:
         """Whether it is as expected."""
         return (self.difference <= self.limit) == self.should_agree
@@ -131,13 +136,7 @@ def score(model: Any, asked: Sequence[Question], answers: Sequence[list[int]]) -
 def score_adapter(
     model: Any, asked: Sequence[Question], answers: Sequence[list[int]]
 ) -> dict[str, torch.Tensor]:
-    """Scores of the base, of base + adapter, and without the experts' part where there is one.
-
-    Args:
-        model: a PEFT model; it is as before afterwards.
-        asked: inputs.
-        answers: token ids of each answer.
-    """
+    """Scores of the base, of base + adapter, and without the experts' part where there is one."""
     from peft.tuners.lora import ParamWrapper
 
     with model.disable_adapter():

@@ -16,6 +16,7 @@ import torch
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from prompt_distillation.config.train_config import FourBitConfig, LoraSettings
+from prompt_distillation.machine import GIB
 from prompt_distillation.training.fused_norms import fuse_norms, is_fused
 from prompt_distillation.training.lora.adapter import (
     active_experts,
@@ -25,8 +26,6 @@ from prompt_distillation.training.lora.adapter import (
 )
 from prompt_distillation.training.lora.expert_lora import IMPLEMENTATION, ParamWrapper
 from prompt_distillation.training.quantisation.base_weights import BaseBytes, base_bytes
-
-GIB = 2**30
 
 MOMENTS = {"adafactor": 0.025, "sgd": 0, "lion": 1, "rmsprop": 1, "adagrad": 1, "ademamix": 3}
 """Moments per trained parameter by a part of the optimizer's name, 4 bytes each; else Adam's two.

@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from prompt_distillation.config import flat
+from prompt_distillation.config import flat, split_settings
 from prompt_distillation.config.train_config import TrainConfig
-from prompt_distillation.machine import memory_bytes
+from prompt_distillation.machine import GIB, memory_bytes
 from prompt_distillation.training.encode import IGNORED, EncodedRows
 from prompt_distillation.training.loading import PreparedRun, base_dtype, process_count
 from prompt_distillation.training.lora.adapter import ALL_LINEAR, ATTENTION, number_of_experts
 from prompt_distillation.training.memory.estimate import (
-    GIB,
     MemoryEstimate,
     Workload,
     base_weights,
@@ -50,12 +49,7 @@ SMALL_RANK = 8
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """How an optimizer step is cut into passes.
-
-    Attributes:
-        rows: per pass and device.
-        accumulation_steps: passes per optimizer step.
-    """
+    """How an optimizer step is cut into passes."""
 
     rows: int
     accumulation_steps: int
@@ -66,13 +60,8 @@ class TrainingPlan:
     """What a run would be.
 
     Attributes:
-        rows: trained on, per epoch.
-        tokens: of them, per epoch.
-        micro_batch: how a step is cut.
-        processes: that train together.
-        gradient_checkpointing: whether layers are recomputed.
-        steps: optimizer steps of the whole run.
-        tokens_per_step: in each of them, on average, over all processes.
+        rows: per epoch, as ``tokens``.
+        tokens_per_step: on average, over all processes.
         memory: bytes per device.
         base: of it, the base model's weights, by type.
         base_unquantised: the same without 4 bits.
@@ -189,11 +178,6 @@ def settle_checkpointing(
     """Decide on recomputing activations where the user has not.
 
     They are kept if a tenth of the memory stays free then.
-
-    Args:
-        run: its ``gradient_checkpointing`` is None where it shall be settled.
-        on_gpu: whether it trains on a GPU.
-        capacity_gib: of the device; None asks it.
     """
     if run.config.gradient_checkpointing is not None:
         return run
@@ -243,7 +227,6 @@ def device_memory_gib(*, on_gpu: bool) -> float:
 
 
 def _steps(run: PreparedRun, batch: MicroBatch) -> tuple[int, float]:
-    """Optimizer steps of the run, and tokens in each."""
     data = run.rows
     rows = -(-data.tokens // run.config.max_length) if packs(run) else len(data.rows)
     rows_per_step = batch.rows * batch.accumulation_steps * process_count()
@@ -331,7 +314,7 @@ def _one_row_a_pass(values: Values) -> dict[str, Any]:
 WAYS: tuple[Way, ...] = (
     # What costs nothing, then time, then quality.
     lambda v: {"lora_expert_rank": None} if v["use_lora"] and v["lora_expert_rank"] else {},
-    # None: it is so where it has to be.
+    # auto: it is so where it has to be.
     lambda v: {"gradient_checkpointing": True} if v["gradient_checkpointing"] is False else {},
     lambda v: {} if "8bit" in str(v.get("optim", "")) else {"optim": "adamw_8bit"},
     _one_row_a_pass,
@@ -358,9 +341,6 @@ def propose(
         run: that does not fit.
         total: the memory of a run, in bytes.
         limit: what it may take, in bytes.
-
-    Returns:
-        The flags, and the memory with them; None where nothing helps.
     """
     taken: list[Way] = []
     for way in WAYS:
@@ -377,15 +357,17 @@ def propose(
         if total(with_flags(run, _changes(run, rest))) <= limit:
             taken = rest
     changes = _changes(run, taken)
-    return [_flag(name, value) for name, value in changes.items()], total(with_flags(run, changes))
+    flags = [
+        f"--{name}" if value is True else f"--{name} {'none' if value is None else value}"
+        for name, value in changes.items()
+    ]
+    return flags, total(with_flags(run, changes))
 
 
 def with_flags(run: PreparedRun, changes: Values) -> PreparedRun:
     """The run with other flags; its rows stay as they are."""
-    known = flat(run.config)
-    own = {name: value for name, value in changes.items() if name in known}
-    options = {name: value for name, value in changes.items() if name not in known}
-    config = TrainConfig.of(**{**known, **own})
+    own, options = split_settings(TrainConfig, changes)
+    config = TrainConfig.of(**{**flat(run.config), **own})
     return replace(run, config=config, options={**run.options, **options})
 
 
@@ -399,7 +381,3 @@ def _changes(run: PreparedRun, ways: Sequence[Way]) -> dict[str, Any]:
 
 def _values(run: PreparedRun) -> dict[str, Any]:
     return {**run.options, **flat(run.config)}
-
-
-def _flag(name: str, value: Any) -> str:
-    return f"--{name}" if value is True else f"--{name} {'none' if value is None else value}"

@@ -118,7 +118,12 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             positions = self._drop_repeated_rows(inputs, positions)
             # Only there: to read a number off a GPU is to wait for all that it has to do.
             labelled = int((inputs["labels"][:, 1:] != IGNORED).sum())
-        if return_outputs or positions is None or not self._may_hold_scores(positions):
+        # On a CPU the alternative would hold the scores of every token.
+        if (
+            return_outputs
+            or positions is None
+            or (positions.is_cuda and positions.numel() * self._vocabulary > MOST_SCORES)
+        ):
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         else:
             loss = self._loss_of_labelled(model, inputs, positions, num_items_in_batch)
@@ -126,10 +131,6 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             self._held_out_nll += float(loss.detach()) * labelled
             self._held_out_tokens += labelled
         return loss
-
-    def _may_hold_scores(self, positions: torch.Tensor) -> bool:
-        # On a CPU the alternative would hold them for every token.
-        return not positions.is_cuda or positions.numel() * self._vocabulary <= MOST_SCORES
 
     def _loss_of_labelled(
         self, model: Any, inputs: dict[str, Any], positions: torch.Tensor, num_items: Any
@@ -285,7 +286,6 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self._counts.clear()
 
     def _speed(self) -> dict[str, float]:
-        """Rates since the last line of the log."""
         now, tokens, step = time.perf_counter(), self._total_train_tokens, self.state.global_step
         before, tokens_before, step_before = self._clock or (now, tokens, step)
         self._clock = (now, tokens, step)

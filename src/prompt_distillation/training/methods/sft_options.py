@@ -44,11 +44,7 @@ def own_names() -> frozenset[str]:
 
 
 def refuse_misspelt(options: Mapping[str, Any]) -> None:
-    """Refuse a misspelt name of our own settings, before TRL's seconds of import.
-
-    Raises:
-        ConfigError: such a name, with the one that was meant.
-    """
+    """Refuse a misspelt name of our own settings, before TRL's seconds of import."""
     for name in options:
         # At 0.9 no field of SFTConfig is taken for a misspelt setting.
         close = difflib.get_close_matches(name, sorted(own_names()), n=1, cutoff=0.9)
@@ -133,17 +129,7 @@ def _shown(kind: Any) -> str:
 def sft_values(
     config: TrainConfig, options: Mapping[str, Any], *, has_held_out: bool
 ) -> dict[str, Any]:
-    """Values for SFTConfig: our defaults, our settings, and what the user named on top.
-
-    Args:
-        config: of the run; what is still to be settled (micro-batch, checkpointing) is asked for
-            as it stands.
-        options: as `check_sft_options` returns them.
-        has_held_out: whether there are rows to evaluate on.
-
-    Raises:
-        ConfigError: a GPU is asked for, and there is none.
-    """
+    """Values for SFTConfig: our defaults, our settings, and what the user named on top."""
     use_cpu = not uses_gpu(options)
     values: dict[str, Any] = {
         "output_dir": str(config.output_dir),
@@ -184,11 +170,7 @@ def sft_values(
 
 
 def uses_gpu(options: Mapping[str, Any]) -> bool:
-    """Whether a run is on a GPU.
-
-    Raises:
-        ConfigError: one is asked for, and there is none.
-    """
+    """Whether a run is on a GPU."""
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -198,11 +180,7 @@ def uses_gpu(options: Mapping[str, Any]) -> bool:
 
 
 def build_sft_config(values: Mapping[str, Any]) -> Any:
-    """Construct `SFTConfig`, its own refusals turned into ours.
-
-    Raises:
-        ConfigError: values that SFTConfig refuses, e.g. an evaluation without held-out rows.
-    """
+    """Construct `SFTConfig`, its own refusals turned into ours."""
     from trl import SFTConfig
 
     try:

@@ -6,7 +6,6 @@ expert stacks as well: a layer's experts are put together on the device, quantis
 Embeddings, output embedding, routers and norms stay as they are.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from prompt_distillation.config.train_config import FourBitConfig
-from prompt_distillation.errors import ConfigError
 from prompt_distillation.training.lora.adapter import expert_kinds, kind_of, linear_kinds
 from prompt_distillation.training.quantisation.four_bit import (
     FourBitTensor,
@@ -97,30 +95,8 @@ def quantised_names(model: Any, settings: FourBitConfig) -> Iterator[str]:
             yield name
 
 
-def check_launcher() -> None:
-    """Refuse launchers that cut weights into shards or send them round.
-
-    Raises:
-        ConfigError: FSDP or DeepSpeed.
-    """
-    for variable, name in (
-        ("ACCELERATE_USE_FSDP", "FSDP"),
-        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
-    ):
-        if os.environ.get(variable, "false").lower() in {"true", "1"}:
-            raise ConfigError(
-                f"--load_in_4bit does not work with {name}, which shards or broadcasts the base "
-                "weights; use DDP (recipes/accelerate/ddp.yaml), where each GPU holds the 4-bit "
-                "base, or leave --load_in_4bit out"
-            )
-
-
 def leave_to_each_process(model: Any) -> None:
-    """Let DDP neither compare nor broadcast the 4-bit weights: every process has loaded the same.
-
-    Args:
-        model: as it will be wrapped, adapter included.
-    """
+    """Let DDP neither compare nor broadcast 4-bit weights: every process has loaded the same."""
     held = [name for name, weight in model.named_parameters() if isinstance(weight, FourBitTensor)]
     torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
         model, held
@@ -160,13 +136,7 @@ class BaseBytes:
 
 
 def base_bytes(model: Any, settings: FourBitConfig | None, *, dtype_bytes: int) -> BaseBytes:
-    """Count a base model's weights, quantised or not, from their shapes.
-
-    Args:
-        model: without an adapter; may be on the meta device.
-        settings: None counts it as it is.
-        dtype_bytes: of a weight that is not quantised.
-    """
+    """Count a base model's weights, quantised or not, from their shapes."""
     linear, experts = {f"{kind}.weight" for kind in linear_kinds(model)}, set(expert_kinds(model))
     quantised = set() if settings is None else set(quantised_names(model, settings))
     sums = {"linear": 0.0, "experts": 0.0, "rest": 0.0}

@@ -110,12 +110,7 @@ class FourBitTensor(torch.Tensor):  # type: ignore[misc]
 
 
 def quantise(weight: torch.Tensor, settings: FourBitConfig) -> FourBitTensor:
-    """Hold ``weight`` in four bits.
-
-    Args:
-        weight: of float32, bfloat16 or float16, on the device it shall stay on.
-        settings: how.
-    """
+    """Hold ``weight`` in four bits."""
     import bitsandbytes.functional as bnb
 
     # Flat: on a CPU bitsandbytes 0.50.2 dequantises rows of another length than a multiple of its

@@ -41,9 +41,6 @@ def require_compressed_tensors() -> None:
 def quantise_checkpoint(folder: Path) -> None:
     """Replace the weights in ``folder`` by quantised ones, file by file, and say so in its config.
 
-    Args:
-        folder: a full model as `save_pretrained` writes it.
-
     Raises:
         ModelError: a family or a width that the format does not hold.
     """
