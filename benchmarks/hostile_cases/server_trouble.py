@@ -239,7 +239,9 @@ def _named_soon(script: Script, words: Word = (), *flags: str) -> Act:
     return act
 
 
-FAILED = re.compile(r"fail|refus|error|reject|no answer|not JSON|no choices|trying again", re.I)
+FAILED = re.compile(
+    r"fail|refus|error|reject|no answer|not JSON|no choices|trying again|sent nothing", re.I
+)
 
 
 def _run_for(trial: Trial, url: str, seconds: float, words: Word, *flags: str) -> None:

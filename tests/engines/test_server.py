@@ -201,6 +201,32 @@ async def test_what_a_server_does_not_tell_is_named(
     assert note in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("written", "tokens"), [('"7"', 7), ("7.0", 7), ("7.5", 0), ("-7", 0), ("1" + "0" * 30, 0)]
+)
+async def test_a_count_of_tokens_is_a_number_that_a_model_can_have_used(
+    written: str, tokens: int
+) -> None:
+    body = chat_completion("en").replace(
+        b'"prompt_tokens": 7', b'"prompt_tokens": ' + written.encode()
+    )
+    assert (await complete_one(fixed(200, body))).prompt_tokens == tokens
+
+
+async def test_other_servers_words_for_the_end_of_an_answer_are_known() -> None:
+    body = chat_completion("en", finish_reason="eos")
+    assert (await complete_one(fixed(200, body))).finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:99999/v1", "http://h:port/v1", "http://h/\x1b[31m", "h:8000/v1"]
+)
+async def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(EngineError, match="--server_url is"):
+        async with open_engine("server", EngineOptions(model="m", server_url=url)):
+            pass
+
+
 async def test_a_content_in_parts_is_joined() -> None:
     parts = [{"type": "text", "text": "e"}, {"type": "text", "text": "n"}]
     body = json.dumps(parts).encode()
@@ -307,7 +333,11 @@ async def test_what_the_server_refuses_is_not_sent_again() -> None:
     ("status", "body", "reason"),
     [
         (401, b"{}", "OPENAI_API_KEY"),
-        (404, b'{"error": {"message": "no model m"}}', "no such model or path .no model m."),
+        (
+            404,
+            b'{"error": {"message": "no model m"}}',
+            "path .HTTP 404: no model m.",
+        ),
         (429, b'{"error": {"code": "insufficient_quota", "message": "pay"}}', "quota is used up"),
     ],
 )

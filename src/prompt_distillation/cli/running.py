@@ -1,8 +1,10 @@
 """How a command ends: a user's error is one line and exit code 2, not a traceback."""
 
+import atexit
 import logging
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -50,6 +52,10 @@ def run_command(
         if not _stdout_is_gone():
             raise
         return READER_GONE
+    finally:
+        # Registered last, it runs first: Ctrl-C while the libraries take themselves down would only
+        # print their tracebacks.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     return code
 
 

@@ -100,6 +100,12 @@ class TrainConfig(Settings):
         True,
         "put the rows of an optimizer step into fewer passes without padding; same loss, faster",
     )
+    tokens_per_step: int | None = option(
+        None,
+        "tokens per optimizer step over all devices, on average; sets the rows and passes of a "
+        "step instead of the two batch flags",
+        low=1,
+    )
     learning_rate: float = option(2e-4, "highest learning rate", low=0, high=1)
     max_length: int = option(
         2048, "longest row in tokens; longer rows are left out", low=8, high=2**24

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 from openai import AsyncOpenAI
@@ -286,8 +287,9 @@ class ServerEngine:
             return _key_refused(self._client, error)
         if status == 404:
             return EngineError(
-                f"{self._client.base_url} has no such model or path ({reason}); --model_name must "
-                "be the name the server serves, and --server_url usually ends in /v1"
+                f"{self._client.base_url} has no such model or path (HTTP 404: {reason}); "
+                "--model_name must be the name the server serves, and --server_url usually ends in "
+                "/v1"
             )
         if error.code == "insufficient_quota":
             return EngineError(f"the account's quota is used up: {reason}")
@@ -398,6 +400,20 @@ def _cause(error: openai.APIConnectionError) -> str:
     return in_one_line(str(error.__cause__ or error)) or type(error.__cause__ or error).__name__
 
 
+def _check_url(url: str) -> None:
+    """Raise `EngineError` for a text that is no address of a server."""
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or above 65535
+        is_valid = False
+    if not is_valid or not url.isprintable() or " " in url:
+        raise EngineError(
+            f"--server_url is {url!r}; expected the base URL of an OpenAI-compatible endpoint, "
+            "e.g. http://localhost:8000/v1"
+        )
+
+
 async def connect_to_server(options: EngineOptions) -> ServerEngine:
     """Connect to ``options.server_url`` and see that it serves the model.
 
@@ -406,6 +422,7 @@ async def connect_to_server(options: EngineOptions) -> ServerEngine:
     """
     # Without a URL the client would take OpenAI's.
     assert options.server_url, "EngineConfig asks for it"
+    _check_url(options.server_url)
     if options.adapter is not None:
         raise EngineError(
             "engine server cannot load an adapter; serve it (`vllm serve BASE --enable-lora "

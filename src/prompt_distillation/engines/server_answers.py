@@ -15,6 +15,14 @@ from prompt_distillation.tasks import END_OF_THINKING
 # vLLM writes `reasoning`; SGLang, DeepSeek and older vLLM write `reasoning_content`.
 REASONING_FIELDS = ("reasoning_content", "reasoning")
 
+# Other servers' words for the two ends of an answer.
+FINISH_REASONS = {
+    "eos": "stop", "eos_token": "stop", "end_turn": "stop", "max_tokens": "length",
+}  # fmt: skip
+
+MOST_TOKENS = 2**53
+"""Above it a count is no number that JSON readers agree on, and no model's."""
+
 
 class TryAgainError(Exception):
     """This attempt failed; another may not."""
@@ -80,8 +88,9 @@ class ServerAnswer:
         if self._top_logprobs:
             scores = _optional(choices[0], "logprobs", dict) or {}
             self._scores += map(_score_of, _optional(scores, "content", list) or [])
-        reason = _optional(choices[0], "finish_reason", str)
-        self._finish_reason = reason or self._finish_reason
+        reason = choices[0].get("finish_reason")
+        if isinstance(reason, str) and reason:
+            self._finish_reason = FINISH_REASONS.get(reason, reason)
         text = _text_of(message, "content")
         reasoning = next(filter(None, (_text_of(message, name) for name in REASONING_FIELDS)), "")
         self._text.append(text)
@@ -98,8 +107,8 @@ class ServerAnswer:
         if not self._has_choice:
             raise _bad_answer("no choices in the answer")
         usage = self._usage or {}
-        prompt_tokens = _optional(usage, "prompt_tokens", int)
-        completion_tokens = _optional(usage, "completion_tokens", int)
+        prompt_tokens = _count(usage, "prompt_tokens")
+        completion_tokens = _count(usage, "completion_tokens")
         if prompt_tokens is None or completion_tokens is None:
             self.notes.append("it does not tell how many tokens it used; they are counted as 0")
         details = _optional(usage, "prompt_tokens_details", dict) or {}
@@ -111,7 +120,7 @@ class ServerAnswer:
             finish_reason=self._finished(completion_tokens or 0),
             prompt_tokens=prompt_tokens or 0,
             completion_tokens=completion_tokens or 0,
-            cached_tokens=_optional(details, "cached_tokens", int),
+            cached_tokens=_count(details, "cached_tokens"),
             seconds=seconds,
             first_token_seconds=self.first_token_seconds,
             reasoning=reasoning or None,
@@ -183,6 +192,15 @@ def _optional(fields: object, name: str, kind: type) -> Any:
     if not isinstance(fields, Mapping) or fields.get(name) is None:
         return None
     return _required(fields, name, kind)
+
+
+def _count(usage: Mapping[str, object], name: str) -> int | None:
+    """A number of tokens; None where it is missing, or no number that a model could have used."""
+    try:
+        value = float(str(usage.get(name)))
+    except ValueError:
+        return None
+    return int(value) if value.is_integer() and 0 <= value <= MOST_TOKENS else None
 
 
 def _text_of(message: Mapping[str, object], name: str) -> str:

@@ -5,6 +5,7 @@ import torch
 from rich.console import Console
 
 from prompt_distillation.config.train_config import TrainConfig
+from prompt_distillation.errors import ConfigError
 from prompt_distillation.machine import GIB
 from prompt_distillation.training import flops
 from prompt_distillation.training.loading import prepare
@@ -12,6 +13,7 @@ from prompt_distillation.training.loss_log import show_plan
 from prompt_distillation.training.memory import plan
 from prompt_distillation.training.memory.plan import (
     MicroBatch,
+    cut_rows,
     device_memory_gib,
     fill_micro_batch,
     plan_run,
@@ -190,6 +192,31 @@ def test_steps_of_a_cut_run_of_a_part_of_an_epoch_and_of_packed_rows(settings):
     assert packed.micro_batch == MicroBatch(4, 4)
     assert packed.steps == -(-sequences // 16)
     assert packed.tokens_per_step == pytest.approx(16 * 64, rel=0.1)
+
+
+def test_a_step_of_so_many_tokens_has_the_rows_that_hold_them(settings):
+    rows = settings.rows
+    tokens = 12 * rows.tokens / len(rows.rows)
+    plan = plan_run(
+        with_flags(settings, tokens_per_step=round(tokens)), capacity_gib=80.0, on_gpu=False
+    )
+    assert plan.micro_batch == MicroBatch(12, 1)
+    assert plan.tokens_per_step == pytest.approx(tokens, rel=0.01)
+    more_than_there_is = with_flags(settings, tokens_per_step=10**9)
+    assert plan_run(more_than_there_is, capacity_gib=80.0, on_gpu=False).steps == 1
+    with pytest.raises(ConfigError, match="--tokens_per_step does not go with --packing"):
+        plan_run(
+            with_flags(settings, {"packing": True}, tokens_per_step=100),
+            capacity_gib=80.0,
+            on_gpu=False,
+        )
+
+
+def test_a_step_is_cut_into_equal_passes_that_fit():
+    assert cut_rows([100] * 50, 12, max_tokens=1200) == MicroBatch(12, 1)
+    assert cut_rows([100] * 50, 12, max_tokens=700) == MicroBatch(6, 2)
+    assert cut_rows([100] * 50, 13, max_tokens=700) == MicroBatch(7, 2)
+    assert cut_rows([1000] + [10] * 50, 12, max_tokens=900) == MicroBatch(1, 12)
 
 
 def with_flags(settings, sft=None, **flags):

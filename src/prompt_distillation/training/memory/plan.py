@@ -12,6 +12,7 @@ import torch
 
 from prompt_distillation.config import flat, split_settings
 from prompt_distillation.config.train_config import TrainConfig
+from prompt_distillation.errors import ConfigError
 from prompt_distillation.machine import GIB, memory_bytes
 from prompt_distillation.training.encode import IGNORED, EncodedRows
 from prompt_distillation.training.loading import PreparedRun, base_dtype, process_count
@@ -130,17 +131,42 @@ def plan_run(run: PreparedRun, *, capacity_gib: float, on_gpu: bool) -> Training
 
 
 def micro_batch(run: PreparedRun) -> MicroBatch:
-    """How an optimizer step is cut into passes: as asked for, or filled."""
-    config = run.config
-    asked = MicroBatch(config.per_device_train_batch_size, config.gradient_accumulation_steps)
+    """How an optimizer step is cut into passes: as asked for, filled, or by its tokens.
+
+    Raises:
+        ConfigError: ``tokens_per_step`` with packed rows, whose number is not known before.
+    """
+    config, lengths = run.config, run.rows.lengths()
+    rows, steps = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    # A pass never holds more than the rows asked for at full length would.
+    max_tokens = config.max_length * rows
+    if config.tokens_per_step is not None:
+        if packs(run):
+            raise ConfigError(
+                "--tokens_per_step does not go with --packing, where a step has "
+                "--per_device_train_batch_size x --gradient_accumulation_steps x --max_length "
+                "tokens; drop one"
+            )
+        mean = run.rows.tokens / len(lengths)
+        asked = max(1, round(config.tokens_per_step / mean / process_count()))
+        limit = max_tokens if config.fill_micro_batch else rows * max(lengths)
+        return cut_rows(lengths, min(asked, len(lengths)), max_tokens=limit)
     if not config.fill_micro_batch or packs(run):
-        return asked
-    return fill_micro_batch(
-        run.rows.lengths(),
-        asked,
-        # A pass never holds more than the rows asked for at full length would.
-        max_tokens=config.max_length * config.per_device_train_batch_size,
-    )
+        return MicroBatch(rows, steps)
+    return fill_micro_batch(lengths, MicroBatch(rows, steps), max_tokens=max_tokens)
+
+
+def cut_rows(lengths: Sequence[int], rows: int, *, max_tokens: int) -> MicroBatch:
+    """The fewest equal passes that hold ``rows`` rows, each at most ``max_tokens`` tokens.
+
+    The last pass may round ``rows`` up. Args are those of `fill_micro_batch`.
+    """
+    longest = sorted(lengths, reverse=True)
+    for passes in range(1, rows):
+        per_pass = -(-rows // passes)
+        if sum(longest[:per_pass]) <= max_tokens:
+            return MicroBatch(per_pass, passes)
+    return MicroBatch(1, rows)
 
 
 def fill_micro_batch(lengths: Sequence[int], asked: MicroBatch, *, max_tokens: int) -> MicroBatch:
