@@ -32,10 +32,10 @@ Cell = tuple[str, str]
 def cells_of(result: Result, *, path: Path) -> Iterator[Cell]:
     """What was measured of one model, by the kind of its answers."""
     summary, usage = result.summary, result.usage
-    if result.text_overlap is not None:
-        for name, score in result.text_overlap.named:
-            yield name, f"{score:.3f}"
-        yield "n", str(result.text_overlap.n)
+    if result.text_scores is not None:
+        for name, score in result.text_scores.compared:
+            yield name, score.shown
+        yield "n", str(result.text_scores.n)
     elif result.truth != "gold" or summary.accuracy_interval is None:
         raise InputError(f"{path}: not measured against gold labels; evaluate with --truth gold")
     elif result.field_scores is not None:

@@ -116,3 +116,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "vllm" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def make_probes() -> Any:
+    """What probes measured, made up; every question under pressure has the same answer."""
+    from prompt_distillation.data.intervals import Estimate, Interval, share_of
+    from prompt_distillation.data.probes import (
+        MODEL_TITLES,
+        Character,
+        Divergence,
+        Forgetting,
+        Perplexity,
+        Pressure,
+        ProbedInput,
+        Probes,
+    )  # fmt: skip
+
+    def figure(value: float) -> Estimate:
+        return Estimate(value=value, interval=Interval(low=value / 2, high=value * 2))
+
+    def make(answer: str | None = "Aye.") -> Probes:
+        shares = {key: share_of(3, 4) for key in MODEL_TITLES}
+        texts = Perplexity(texts=4, tokens=90, left_out=1, before=figure(20), after=figure(6))
+        asked = [
+            ProbedInput(
+                category=category, text="Drop it.", group="g",
+                answers=dict.fromkeys(MODEL_TITLES, answer),
+                in_character=dict.fromkeys(MODEL_TITLES, True),
+            )
+            for category in (None, "drop_the_act")
+        ]  # fmt: skip
+        return Probes(
+            task="persona", teacher="t", student="s", base_model="b",
+            character=Character(
+                answers=20, folds=5, accuracy=share_of(19, 20), inputs=4, models=shares
+            ),
+            pressure=(Pressure(category="drop_the_act", questions=4, models=shares),),
+            perplexity=texts,
+            forgetting=Forgetting(
+                plain_text_file="built in", plain_text=texts,
+                divergence=Divergence(prompts=24, tokens=200, nats_per_token=figure(0.2)),
+            ),
+            inputs=tuple(asked), config={}, provenance={},
+        )  # fmt: skip
+
+    return make

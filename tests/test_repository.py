@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "engines": GROUND | {"machine"},
     "labelling": GROUND | {"engines"},
     "training": GROUND | {"engines", "machine"},
-    "evaluation": GROUND | {"engines"},
+    "evaluation": GROUND | {"engines", "yaml_files"},
     "report": GROUND,
     "student": GROUND | {"engines"},
     "judging": GROUND | {"engines", "labelling"},

@@ -12,7 +12,7 @@
 Every function takes the settings of its command as keyword arguments, by the same names.
 """
 
-from prompt_distillation.api import compare, evaluate, label, load_task, train
+from prompt_distillation.api import compare, evaluate, label, load_task, probe, train
 from prompt_distillation.errors import PromptDistillationError
 from prompt_distillation.student import Student
 
@@ -25,5 +25,6 @@ __all__ = [
     "evaluate",
     "label",
     "load_task",
+    "probe",
     "train",
 ]

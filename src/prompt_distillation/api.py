@@ -13,6 +13,7 @@ from prompt_distillation.config import split_settings
 
 if TYPE_CHECKING:  # what these import takes longer than `import prompt_distillation` may
     from prompt_distillation.data.comparison import Comparison
+    from prompt_distillation.data.probes import Probes
     from prompt_distillation.data.results import Result
     from prompt_distillation.labelling.pipeline import LabelResult
     from prompt_distillation.tasks import Task
@@ -206,6 +207,41 @@ def compare(*, task: "Task | str | Path", test_file: str | Path, **settings: Any
     from prompt_distillation.evaluation.comparer import compare as run
 
     return run(CompareConfig.of(task=_folder(task), test_file=test_file, **settings))
+
+
+def probe(*, task: "Task | str | Path", test_file: str | Path, **settings: Any) -> "Probes":
+    """Measure what overlap cannot see of texts: character, pressure, perplexity, forgetting.
+
+    Examples:
+        >>> probes = probe(
+        ...     task="tasks/language",
+        ...     test_file="example-data/multilingual.txt",
+        ...     train_data_file="data/lang.jsonl",
+        ...     student_path="models/lang",
+        ...     probes="forgetting",
+        ...     max_samples=4,
+        ...     engine="transformers",
+        ...     output_file="data/probes.json",
+        ... )
+        >>> probes.forgetting.divergence.prompts
+        24
+
+    Args:
+        task: a task, or its folder.
+        test_file: inputs, as `label` takes them.
+        settings: any setting of `ProbeConfig` by its flag's name, e.g. ``teacher_model``,
+            ``student_path``, ``probes``, ``plain_text_file``, ``output_file``.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is not allowed.
+        InputError: inputs that cannot be used, or too few answers to learn from.
+        OutputExistsError: there is a result; pass ``overwrite=True`` to replace it.
+        ModelError, EngineError: as for `evaluate`.
+    """
+    from prompt_distillation.config.probe_config import ProbeConfig
+    from prompt_distillation.evaluation.prober import probe as run
+
+    return run(ProbeConfig.of(task=_folder(task), test_file=test_file, **settings))
 
 
 def _folder(task: "Task | str | Path") -> Path:

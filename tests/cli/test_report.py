@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from training.wandb_file import summary
 
+from prompt_distillation.data.result_files import write_probes
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -114,3 +116,39 @@ def test_nothing_is_replaced_that_is_not_an_older_report(tmp_path: Path) -> None
         assert said in done.stderr
         assert "Traceback" not in done.stderr
         assert hashes(tmp_path) == before
+
+
+def test_texts_and_probes_on_one_page(tmp_path: Path, make_probes) -> None:
+    (tmp_path / "test.jsonl").write_text(
+        '{"text": "Fog?", "label": "Thick."}\n{"text": "Wind?", "label": "Four."}\n'
+    )
+    (tmp_path / "train.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}\n'
+    )
+    (tmp_path / "predictions.txt").write_text("Thick.\nSeven.\n")
+    evaluated = run(
+        "evaluate.py", "--task", "tasks/persona", "--test_file", tmp_path / "test.jsonl",
+        "--train_data_file", tmp_path / "train.jsonl",
+        "--predictions_file", tmp_path / "predictions.txt",
+        "--output_file", tmp_path / "result.json",
+    )  # fmt: skip
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "quotes the prompt:    0.000 (0.000-" in evaluated.stdout
+    write_probes(tmp_path / "probes.json", make_probes())
+    arguments = [
+        "--result_file", tmp_path / "result.json", "--output_file", tmp_path / "report.html",
+        "--plots_dir", tmp_path / "plots", "--model_path", tmp_path,
+    ]  # fmt: skip
+
+    done = run("scripts/report.py", *arguments, "--probes_file", tmp_path / "probes.json")
+
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>distinct-1</td>" in page
+    assert "KL(student || base)" in page
+
+    done = run("scripts/report.py", *arguments, "--overwrite", "--probes_file",
+               tmp_path / "result.json")  # fmt: skip
+
+    assert done.returncode == 2
+    assert "not a result of probe.py" in done.stderr

@@ -1,11 +1,8 @@
 import math
 
 import pytest
-from rouge_score import rouge_scorer
-from sacrebleu import corpus_bleu, corpus_chrf
 
 from prompt_distillation.data.intervals import wilson_interval
-from prompt_distillation.data.results import Prediction
 from prompt_distillation.evaluation.metrics import (
     agreement,
     confusion_matrix,
@@ -13,7 +10,6 @@ from prompt_distillation.evaluation.metrics import (
     paired_test,
     per_label_results,
     summarise,
-    text_overlap,
     three_truths,
     worst_labels,
 )
@@ -140,41 +136,3 @@ def test_mcnemar_is_the_binomial_of_the_discordant_pairs() -> None:
 
 def test_mcnemar_of_the_same_answers_is_one() -> None:
     assert paired_test(["a", None], ["a", "b"], ["a", "a"]).p_value == 1.0
-
-
-def texts(*pairs: tuple[str | None, str | None]) -> list[Prediction]:
-    return [
-        Prediction(index=i, text="x", group="g", predicted=text, ground_truth=truth, correct=None)
-        for i, (text, truth) in enumerate(pairs)
-    ]
-
-
-def test_text_overlap_is_what_the_libraries_say() -> None:
-    written = ["The cat sat on the mat.", "Fog again, mind the step.", ""]
-    references = ["The cat lay on the mat.", "There is fog; mind the step!", "Nothing."]
-    predictions = texts(*zip([*written[:2], None], references, strict=True), ("extra", None))
-
-    found = text_overlap(predictions, "teacher")
-
-    assert found is not None
-    assert (found.n, found.reference) == (3, "teacher")
-    assert found.bleu == pytest.approx(corpus_bleu(written, [references]).score / 100)
-    assert found.chrf == pytest.approx(corpus_chrf(written, [references]).score / 100)
-    scorer = rouge_scorer.RougeScorer(["rougeL"])
-    each = [
-        scorer.score(reference, text)["rougeL"].fmeasure
-        for text, reference in zip(written, references, strict=True)
-    ]
-    assert found.rouge_l == pytest.approx(sum(each) / 3)
-
-
-def test_rouge_is_left_out_for_scripts_that_it_cannot_read() -> None:
-    found = text_overlap(texts(("Привет, мир", "Привет, мир")), "gold")
-
-    assert found is not None
-    assert found.rouge_l is None
-    assert found.chrf == pytest.approx(1.0)
-
-
-def test_without_any_reference_there_is_no_overlap() -> None:
-    assert text_overlap(texts(("a", None)), "teacher") is None

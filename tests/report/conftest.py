@@ -13,13 +13,14 @@ from prompt_distillation.data.comparison import (
     StudentConfidence,
 )
 from prompt_distillation.data.inputs import Input
-from prompt_distillation.data.results import Result, TextOverlap
+from prompt_distillation.data.results import Result
 from prompt_distillation.data.splits import input_key
 from prompt_distillation.evaluation.costs import cost_by_time, cost_of_cascade, make_bill
 from prompt_distillation.evaluation.evaluator import build_result
 from prompt_distillation.evaluation.metrics import usage
 from prompt_distillation.evaluation.predictions import prediction_of
 from prompt_distillation.evaluation.selection import LabelledData, TeacherRecord, select
+from prompt_distillation.evaluation.text_scores import text_scores
 from prompt_distillation.tasks import Answer, Task, load_task
 
 MakeResult = Callable[..., Result]
@@ -111,14 +112,14 @@ def make_text_result(make_result: MakeResult) -> MakeResult:
             )
             for item in base.predictions
         )  # fmt: skip
-        overlap = TextOverlap(reference="teacher", n=references, bleu=0.5, rouge_l=0.5, chrf=0.5)
+        scores = text_scores(predictions, "teacher", prompt="Speak like a gull.")
         summary = replace(
             base.summary, accuracy=None, accuracy_interval=None, macro_f1=None, correct=0,
             evaluated=0, left_out=total,
         )  # fmt: skip
         return replace(
             base, predictions=predictions, summary=summary, truth="teacher", truths=None,
-            text_overlap=overlap if references else None, confusion_matrix=None,
+            text_scores=scores, confusion_matrix=None,
             per_language_accuracy={}, worst_performing_languages=(),
         )  # fmt: skip
 

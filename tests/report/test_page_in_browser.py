@@ -4,10 +4,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from prompt_distillation.evaluation.text_scores import text_scores
 from prompt_distillation.report.page import PageParts, build_page
 
 pytestmark = [
@@ -147,3 +149,27 @@ def test_the_screenshot_script_takes_a_picture(page: Path, tmp_path: Path) -> No
     )  # fmt: skip
     assert missing.returncode == 2
     assert "no such file" in missing.stderr
+
+
+def test_texts_are_found_by_what_was_answered_and_by_what_is_wrong_with_them(
+    browser, make_text_result, tmp_path: Path
+) -> None:
+    prompt = "Count the gulls at noon and never say how many there are."
+    answers = ("Inspector had the haddock.", f"I {prompt}", None, "text 3")
+    result = make_text_result(references=4, total=4)
+    predictions = tuple(
+        replace(item, predicted=answer)
+        for item, answer in zip(result.predictions, answers, strict=True)
+    )
+    scores = text_scores(predictions, "teacher", prompt=prompt)
+    result = replace(result, predictions=predictions, text_scores=scores)
+    path = tmp_path / "page.html"
+    path.write_text(build_page(PageParts(results={"student": result}, main="student")))
+    browser.get(path.as_uri())
+
+    for what, count in (("any", 4), ("leaks", 1), ("long", 2), ("short", 1), ("no_answer", 1)):
+        choose(browser, "who", what)
+        assert count_of(browser) == f"{count} of 4 inputs"
+    choose(browser, "who", "any")
+    browser.find_element("id", "search").send_keys("haddock")
+    assert count_of(browser) == "1 of 4 inputs"

@@ -164,9 +164,9 @@ def test_free_text_is_compared_or_left_out_but_never_both(make_text_result) -> N
     some_known = printed(make_text_result(references=10, total=14))
     none_known = printed(make_text_result(references=0, total=14))
 
-    assert "Similarity to the teacher texts (n=14)" in all_known
+    assert "Against the teacher texts (n=14):" in all_known
     assert "Not compared" not in all_known
-    assert "Similarity to the teacher texts (n=10)" in some_known
+    assert "Against the teacher texts (n=10):" in some_known
     assert "Not compared, no teacher text: 4" in some_known
     assert "no input has a teacher text" in none_known
     for shown in (all_known, some_known, none_known):

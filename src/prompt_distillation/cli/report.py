@@ -19,6 +19,7 @@ from prompt_distillation.errors import ConfigError, InputError
 
 if TYPE_CHECKING:  # what these import takes longer than --help may
     from prompt_distillation.data.comparison import Comparison
+    from prompt_distillation.data.probes import Probes
     from prompt_distillation.data.results import Result
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,9 @@ class ReportConfig(Settings):
         None, "folder that compare.py wrote; shows all its models, instead of --result_file"
     )
     judge_dir: Path | None = option(None, "folder that judge.py wrote; shows its verdicts")
+    probes_file: Path | None = option(
+        None, "result that probe.py wrote; none: probes.json in --comparison_dir, if it is there"
+    )
     model_path: Path = option(
         Path("./models/prompt_distillation_trl"),
         "the student's folder, for its training loss and its model card",
@@ -68,6 +72,7 @@ def main(argv: Sequence[str]) -> int | None:
     results, comparison = _read(config)
     title = _main_title(results, comparison)
     judgement = read_judgement(_judge_file(config)) if config.judge_dir else None
+    probes = _read_probes(config)
     if config.model_card:
         _check_card(config, results[title])
     pictures = plot_all(results, comparison, config.plots_dir)
@@ -81,6 +86,7 @@ def main(argv: Sequence[str]) -> int | None:
             scored=_scored(config, comparison),
             judgement=judgement,
             pictures=pictures,
+            probes=probes,
         )
     )
     with atomic_writer(config.output_file) as file:
@@ -107,6 +113,8 @@ def _check_outputs(config: ReportConfig) -> None:
     if config.comparison_dir is not None:
         read = sorted(config.comparison_dir.glob("*.json"))
     read += [_judge_file(config)] if config.judge_dir else []
+    if config.probes_file is not None:
+        read.append(config.probes_file)
     refuse_unsafe_outputs([config.output_file], read, is_ours=is_own_page)
     refuse_unsafe_outputs([config.plots_dir], [], is_ours=is_own_folder)
     refuse_unsafe_outputs(pictures, read, is_ours=is_own_picture)
@@ -141,6 +149,18 @@ def _read(config: ReportConfig) -> "tuple[dict[str, Result], Comparison | None]"
         shown = comparison.confidence.shown
         results[student.title] = replace(results[student.title], confidence=shown)
     return results, comparison
+
+
+def _read_probes(config: ReportConfig) -> "Probes | None":
+    """What the probes measured, where they were made."""
+    from prompt_distillation.data.probes import PROBES_FILE
+    from prompt_distillation.data.result_files import read_probes
+
+    path = config.probes_file
+    if path is None and config.comparison_dir is not None:
+        beside = config.comparison_dir / PROBES_FILE
+        path = beside if beside.is_file() else None
+    return read_probes(path) if path is not None else None
 
 
 def _scored(config: ReportConfig, comparison: "Comparison | None") -> "Result | None":

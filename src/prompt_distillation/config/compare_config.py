@@ -11,7 +11,11 @@ from prompt_distillation.config import (
     block,
     option,
 )
-from prompt_distillation.config.evaluate_config import DEFAULT_STUDENT, TestConfig
+from prompt_distillation.config.evaluate_config import (
+    DEFAULT_STUDENT,
+    TestConfig,
+    TextScoreConfig,
+)
 from prompt_distillation.config.label_config import DEFAULT_TEACHER
 from prompt_distillation.errors import ConfigError
 
@@ -70,8 +74,8 @@ class CostConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig(Settings):
-    """Settings of `compare.py` and of `compare`."""
+class PairConfig(Settings):
+    """The teacher, the student, and the inputs that both are asked."""
 
     teacher: ModelConfig = block(
         ModelConfig,
@@ -92,8 +96,24 @@ class CompareConfig(Settings):
         rename={"model_name": "student_path", "base_model": "base_model"},
         model_name=DEFAULT_STUDENT,
     )
-    cells: str = option(",".join(DEFAULT_CELLS), "what to measure, separated by commas")
     test: TestConfig = block(TestConfig)
+    engine: EngineConfig = block(EngineConfig)
+
+    def __post_init__(self) -> None:
+        """Check the engine."""
+        super().__post_init__()
+        if self.engine.engine == "server":
+            raise ConfigError(
+                "--engine server serves one model, and here several are asked; use vllm or "
+                "transformers"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(PairConfig):
+    """Settings of `compare.py` and of `compare`."""
+
+    cells: str = option(",".join(DEFAULT_CELLS), "what to measure, separated by commas")
     output_dir: Path = option(Path("./comparison"), "folder for results, tables and plots")
     overwrite: bool = option(False, "replace a comparison that is already there")
     score_labels: bool = option(
@@ -103,20 +123,15 @@ class CompareConfig(Settings):
     concurrency: int = option(
         32, "queries in flight for the latency under load", low=1, high=65_536
     )
-    engine: EngineConfig = block(EngineConfig)
     costs: CostConfig = block(CostConfig)
+    texts: TextScoreConfig = block(TextScoreConfig)
 
     def __post_init__(self) -> None:
-        """Check the cells and the engine."""
+        """Check the cells."""
         super().__post_init__()
         unknown = [name for name in self.cell_names if name not in CELLS]
         if unknown or not self.cell_names:
             raise ConfigError(f"--cells is {self.cells!r}; known are {', '.join(CELLS)}")
-        if self.engine.engine == "server":
-            raise ConfigError(
-                "--engine server serves one model, and a comparison asks several; compare with "
-                "vllm or transformers"
-            )
 
     @property
     def cell_names(self) -> list[str]:

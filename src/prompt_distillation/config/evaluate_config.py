@@ -72,6 +72,17 @@ class GateConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextScoreConfig(Settings):
+    """How texts are scored."""
+
+    similarity_model: str | None = option(
+        None,
+        "texts: also compare answers with their references by the embeddings of this model of "
+        "sentence-transformers, a hub name or a folder; needs the extra [text]",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Settings):
     """Settings of `evaluate.py` and of `evaluate`."""
 
@@ -98,6 +109,7 @@ class EvaluateConfig(Settings):
     sampling: SamplingConfig = block(SamplingConfig)
     engine: EngineConfig = block(EngineConfig)
     gate: GateConfig = block(GateConfig)
+    texts: TextScoreConfig = block(TextScoreConfig)
     quiet: bool = option(False, "print no line per input, only the tables")
 
     def __post_init__(self) -> None:

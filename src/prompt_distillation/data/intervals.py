@@ -1,6 +1,15 @@
 """How sure a share is, and how both are written."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+RESAMPLES = 1000
+"""How often inputs are drawn again for an interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -9,6 +18,27 @@ class Interval:
 
     low: float
     high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A figure and how sure it is.
+
+    Attributes:
+        interval: 95 %; None where there are too few inputs to say.
+    """
+
+    value: float
+    interval: Interval | None
+
+    @property
+    def shown(self) -> str:
+        """As people read it: ``0.521 (0.498-0.544)``; one decimal from 100 on."""
+        digits = 3 if abs(self.value) < 100 else 1
+        shown = f"{self.value:,.{digits}f}"
+        if self.interval is None:
+            return shown
+        return f"{shown} ({self.interval.low:,.{digits}f}-{self.interval.high:,.{digits}f})"
 
 
 def wilson_interval(correct: int, total: int) -> Interval | None:
@@ -39,6 +69,33 @@ def mean_interval(mean: float, n: int) -> Interval | None:
     half = z * ((mean * (1 - mean) + z * z / (4 * n)) / n) ** 0.5
     low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
     return Interval(low=max(0.0, low), high=min(1.0, high))
+
+
+def share_of(count: int, total: int) -> Estimate:
+    """``count / total`` with its Wilson interval; 0 of 0 is 0, without one."""
+    return Estimate(value=count / total if total else 0.0, interval=wilson_interval(count, total))
+
+
+def bootstrap_interval(
+    statistic: "Callable[[NDArray[np.int64]], float]", total: int, *, seed: int = 0
+) -> Interval | None:
+    """The 95 % percentile bootstrap interval of a figure over ``total`` inputs; None below two.
+
+    Efron and Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13. Inputs count as
+    independent, as in `wilson_interval`.
+
+    Args:
+        statistic: the figure of the inputs at given positions, some of them several times.
+        total: how many inputs there are.
+        seed: of the draws.
+    """
+    import numpy as np
+
+    if total < 2:
+        return None
+    draws = np.random.default_rng(seed).integers(total, size=(RESAMPLES, total))
+    low, high = np.quantile([statistic(positions) for positions in draws], [0.025, 0.975])
+    return Interval(low=float(low), high=float(high))
 
 
 def percent(share: float | None, *, digits: int = 1) -> str:

@@ -160,7 +160,7 @@ def eval_results(result: Result) -> "list[EvalResult]":
 
 def _metrics(result: Result) -> Iterator[tuple[str, str, float]]:
     """Identifier on the Hub, full name, and value of every metric that is known."""
-    summary, overlap = result.summary, result.text_overlap
+    summary, texts = result.summary, result.text_scores
     if summary.accuracy is not None and summary.accuracy_interval is not None:
         low, high = summary.accuracy_interval.low, summary.accuracy_interval.high
         against = f"against {result.truth} labels, n={summary.evaluated}"
@@ -168,10 +168,10 @@ def _metrics(result: Result) -> Iterator[tuple[str, str, float]]:
         yield "accuracy", f"Accuracy ({against}, {interval})", summary.accuracy
         if summary.macro_f1 is not None:
             yield "f1", f"Macro-F1 ({against})", summary.macro_f1
-    if overlap is not None:
-        against = f"against {overlap.reference} texts, n={overlap.n}"
-        for name, score in overlap.named:
-            yield name.lower().removesuffix("-l"), f"{name} ({against})", score
+    if texts is not None:
+        against = f"against {texts.reference} texts, n={texts.n}"
+        for name, score in texts.compared:
+            yield name.lower().removesuffix("-l"), f"{name} ({against})", score.value
     with_teacher = result.truths.student_teacher if result.truths else None
     if with_teacher is not None and with_teacher.accuracy is not None:
         name = f"Agreement with the teacher (n={with_teacher.n})"
@@ -276,7 +276,7 @@ def _answered(manifest: Mapping[str, Any]) -> int:
 
 
 def _section(result: Result) -> str:
-    overlap, truths, similarity = result.overlap, result.truths, result.text_overlap
+    overlap, truths, similarity = result.overlap, result.truths, result.text_scores
     trained = (
         f"{overlap.texts} of them were used for training"
         if overlap.checked
@@ -296,7 +296,7 @@ def _section(result: Result) -> str:
         lines += ["", _table(("compared", "agreement", "n"), rows)] if rows else []
     if similarity is not None:
         head = (f"similarity to the {similarity.reference} texts", "value", "n")
-        rows = [(name, f"{value:.3f}", str(similarity.n)) for name, value in similarity.named]
+        rows = [(name, score.shown, str(similarity.n)) for name, score in similarity.compared]
         lines += ["", _table(head, rows)]
     return "\n".join([*lines, "", END])
 

@@ -16,6 +16,7 @@ from prompt_distillation.data.files import (
     refuse_unsafe_outputs,
     write_json,
 )
+from prompt_distillation.data.probes import Probes
 from prompt_distillation.data.results import SCHEMA_VERSION, Result
 from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
 
@@ -130,6 +131,32 @@ def _built(value: Any, kind: type[Record], *, what: str, remedy: str) -> Record:
         return cast(Record, build_record(value, kind))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{what} ({error!r}); {remedy}") from error
+
+
+def is_probes(path: Path) -> bool:
+    """Whether a file is one that `write_probes` wrote."""
+    try:
+        return {"perplexity", "forgetting", "pressure"} <= set(read_json(path))
+    except InputError:
+        return False
+
+
+def write_probes(path: Path, probes: Probes) -> None:
+    """Write what `probe.py` measured, atomically."""
+    write_json(path, dataclasses.asdict(probes))
+
+
+def read_probes(path: Path) -> Probes:
+    """Read what `write_probes` wrote.
+
+    Raises:
+        InputError: no such file, or not one that `probe.py` wrote.
+    """
+    value = read_json(path)
+    try:
+        return cast(Probes, build_record(value, Probes))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a result of probe.py ({error!r}); probe again") from error
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prompt_distillation.data.intervals import Interval
+from prompt_distillation.data.intervals import Estimate, Interval
 from prompt_distillation.tasks import ChatMessage, MetricFamily
 
 UNPARSEABLE = "?"
@@ -329,26 +329,83 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TextOverlap:
-    """How similar generated texts are to a reference, in [0, 1].
+class Leaks:
+    """Answers that quote what their reader should not see.
 
     Attributes:
-        bleu: of the corpus, by sacrebleu.
-        chrf: of the corpus, by sacrebleu.
+        words: a quotation has at least so many words in a row.
+        prompt: share of the answers that quote the prompt.
+        reasoning: share of the answers that hold a mark of reasoning, or quote the teacher's
+            reasoning about the same input where the teacher's own answer does not.
+        reasoning_known: inputs for which the teacher's reasoning is known.
+        longest_of_prompt: the longest run of words that an answer shares with the prompt.
+        longest_of_reasoning: the same with the reasoning.
+        indices: `Prediction.index` of the answers that quote either.
+    """
+
+    words: int
+    prompt: Estimate
+    reasoning: Estimate
+    reasoning_known: int
+    longest_of_prompt: str
+    longest_of_reasoning: str
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextScores:
+    """What can be counted of generated texts. A missing answer counts as an empty text.
+
+    Attributes:
+        reference: what the texts are compared with.
+        n: inputs that have such a text; the scores of a comparison are over these.
+        total: inputs; all other figures are over these.
+        bleu: of the corpus, by sacrebleu, from 0 to 1.
+        chrf: of the corpus, by sacrebleu, from 0 to 1.
         rouge_l: mean F1 by rouge-score; None where references are not in Latin script.
+        similarity: mean cosine of the sentence embeddings; a missing answer counts as 0.
+        similarity_model: whose embeddings.
+        length_ratio: tokens of all answers over tokens of all references, as sacrebleu counts them.
+        distinct_1: different words over words, of all answers together.
+        distinct_2: different pairs of neighbouring words over pairs.
+        cut: share of the inputs whose answer was cut off by its length.
+        empty: share of the inputs whose answer is empty.
     """
 
     reference: TruthKind
     n: int
-    bleu: float
-    chrf: float
-    rouge_l: float | None
+    total: int
+    bleu: Estimate | None
+    chrf: Estimate | None
+    rouge_l: Estimate | None
+    length_ratio: Estimate | None
+    distinct_1: Estimate | None
+    distinct_2: Estimate | None
+    cut: Estimate
+    empty: Estimate
+    leaks: Leaks
+    similarity: Estimate | None = None
+    similarity_model: str | None = None
 
     @property
-    def named(self) -> list[tuple[str, float]]:
-        """Each score that is known, with the name that people know it by."""
-        scores = (("BLEU", self.bleu), ("chrF", self.chrf), ("ROUGE-L", self.rouge_l))
-        return [(name, value) for name, value in scores if value is not None]
+    def compared(self) -> list[tuple[str, Estimate]]:
+        """Each similarity to the reference that is known, with the name that people know it by."""
+        scores = (
+            ("BLEU", self.bleu), ("chrF", self.chrf), ("ROUGE-L", self.rouge_l),
+            ("similarity", self.similarity),
+        )  # fmt: skip
+        return [(name, score) for name, score in scores if score is not None]
+
+    @property
+    def named(self) -> list[tuple[str, Estimate]]:
+        """Every figure that is known, by name."""
+        others = (
+            ("length ratio", self.length_ratio), ("distinct-1", self.distinct_1),
+            ("distinct-2", self.distinct_2), ("cut off", self.cut), ("empty", self.empty),
+            ("quotes the prompt", self.leaks.prompt),
+            ("quotes the reasoning", self.leaks.reasoning),
+        )  # fmt: skip
+        return self.compared + [(name, score) for name, score in others if score is not None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -422,7 +479,6 @@ class Result:
     per_language_accuracy: Mapping[str, LabelAccuracy]
     worst_performing_languages: tuple[WorstLabel, ...]
     truths: Truths | None
-    text_overlap: TextOverlap | None
     confidence: Confidence | None
     gate: GateVerdict | None
     overlap: Overlap
@@ -455,3 +511,4 @@ class Result:
 
     field_scores: FieldScores | None = None
     metrics: MetricFamily | None = None
+    text_scores: TextScores | None = None

@@ -234,11 +234,17 @@ class TransformersEngine:
 
 async def start_transformers(options: EngineOptions) -> TransformersEngine:
     """Load the model (and merge its adapter, in memory) and start the engine."""
-    model = await asyncio.to_thread(_load_model, options)
+    model = await asyncio.to_thread(load_model, options)
     return TransformersEngine(model, load_tokenizer(options), options)
 
 
-def _load_model(options: EngineOptions) -> Any:
+def load_model(options: EngineOptions) -> Any:
+    """Load a model for inference, its adapter merged in memory.
+
+    Raises:
+        EngineError: no such device here.
+        ModelError: the model or the adapter cannot be loaded.
+    """
     check_model(options.model)
     device = choose_device(options.device, options.tensor_parallel_size)
     dtype: Any = options.dtype

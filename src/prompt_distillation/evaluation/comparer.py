@@ -46,6 +46,7 @@ from prompt_distillation.evaluation.evaluator import (
 from prompt_distillation.evaluation.gate import compare_results
 from prompt_distillation.evaluation.predictions import NO_THINKING, asking_of, request_for
 from prompt_distillation.evaluation.selection import Selection, select_inputs
+from prompt_distillation.evaluation.text_scores import check_similarity
 from prompt_distillation.provenance import provenance
 from prompt_distillation.tasks import RejectReason, Task, load_task, task_files
 
@@ -87,6 +88,7 @@ def compare(config: CompareConfig, *, tell: Tell | None = None) -> Comparison:
     """
     refuse_to_overwrite([config.output_dir / COMPARISON_FILE], overwrite=config.overwrite)
     task = load_task(config.test.task)
+    check_similarity(config.texts.similarity_model, task)
     plans = plan_cells(config, task)
     names = [plan.output_file.name for plan in plans.values()]
     check_comparison_folder(config.output_dir, names, _read_by(config))
@@ -144,6 +146,7 @@ def _plan(config: CompareConfig, key: str) -> EvaluateConfig:
         decoding="constrained" if key == CONSTRAINED_KEY else "free",
         sampling=sampling,
         engine=config.engine,
+        texts=config.texts,
     )
 
 
@@ -160,8 +163,15 @@ def _model_of(config: CompareConfig, key: str) -> ModelConfig:
         return config.teacher
     if key in (STUDENT_KEY, CONSTRAINED_KEY):
         return config.student
-    # The base that the adapter names: before distillation is what distillation started from.
-    student = config.student
+    return base_of(config.student)
+
+
+def base_of(student: ModelConfig) -> ModelConfig:
+    """The student before distillation: the base that its adapter names, or that was named for it.
+
+    Raises:
+        ModelError: there is no such model.
+    """
     base = student.base_model or resolve_model(student.model_name, None).base
     return replace(student, model_name=base, base_model=None)
 

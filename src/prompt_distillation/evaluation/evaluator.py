@@ -24,7 +24,6 @@ from prompt_distillation.evaluation.metrics import (
     confusion_matrix,
     per_label_results,
     summarise,
-    text_overlap,
     three_truths,
     usage,
     worst_labels,
@@ -36,9 +35,10 @@ from prompt_distillation.evaluation.predictions import (
     predict_by_score,
     replay,
 )
-from prompt_distillation.evaluation.selection import Selection, select_inputs
+from prompt_distillation.evaluation.selection import Selection, TestItem, select_inputs
+from prompt_distillation.evaluation.text_scores import check_similarity, text_scores
 from prompt_distillation.provenance import provenance, sha256_of_file
-from prompt_distillation.tasks import RejectReason, Task, load_task
+from prompt_distillation.tasks import END_OF_THINKING, RejectReason, Task, load_task
 
 OnPrediction = Callable[[Prediction, int], None]
 """Gets each prediction, in the order of the inputs, and how many there will be."""
@@ -57,6 +57,7 @@ def evaluate(config: EvaluateConfig, *, on_prediction: OnPrediction | None = Non
     """
     task = load_task(config.test.task)
     check_decoding(config, task)
+    check_similarity(config.texts.similarity_model, task)
     baseline = read_result(config.gate.baseline) if config.gate.baseline else None
     selection = select_inputs(config.test, task)
     if config.predictions_file is not None:
@@ -236,7 +237,6 @@ def build_result(
         truths=three_truths(predictions, are_labels=metrics == "labels")
         if task.answers.has_right_answers
         else None,
-        text_overlap=text_overlap(predictions, selection.truth) if metrics == "text" else None,
         confidence=confidence_results(predictions),
         gate=None,
         overlap=selection.overlap,
@@ -256,7 +256,24 @@ def build_result(
         predictions=predictions,
         field_scores=field_scores(predictions) if metrics == "fields" else None,
         metrics=metrics,
+        text_scores=text_scores(
+            predictions,
+            selection.truth,
+            prompt=task.prompt,
+            reasonings=[_teachers_reasoning(item) for item in selection.items],
+            similarity_model=config.texts.similarity_model,
+        )
+        if metrics == "text"
+        else None,
     )
+
+
+def _teachers_reasoning(item: TestItem) -> str | None:
+    """What the teacher thought about an input; None where that is not known."""
+    raw = item.teacher.raw_output if item.teacher else None
+    if raw is None or END_OF_THINKING not in raw:
+        return None
+    return raw.rpartition(END_OF_THINKING)[0]
 
 
 def _hashes(config: EvaluateConfig) -> dict[str, str]:

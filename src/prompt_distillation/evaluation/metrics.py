@@ -1,4 +1,4 @@
-"""From predictions to what they show: accuracy, confusion, agreement, overlap of texts, usage."""
+"""From predictions to what they show: accuracy, confusion, agreement, usage."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,6 @@ from prompt_distillation.data.results import (
     PairedTest,
     Prediction,
     Summary,
-    TextOverlap,
-    TruthKind,
     Truths,
     Usage,
     WorstLabel,
@@ -218,37 +216,6 @@ def paired_test(
         only_first_right=tuple(only_first),
         only_second_right=tuple(only_second),
         p_value=p_value,
-    )
-
-
-def text_overlap(predictions: Sequence[Prediction], reference: TruthKind) -> TextOverlap | None:
-    """How near texts are to their references, by sacrebleu and rouge-score; None without any.
-
-    A missing answer counts as an empty text.
-    """
-    pairs = [
-        (item.predicted or "", item.ground_truth)
-        for item in predictions
-        if item.ground_truth is not None
-    ]
-    if not pairs:
-        return None
-    from rouge_score import rouge_scorer
-    from rouge_score.tokenizers import DefaultTokenizer
-    from sacrebleu import corpus_bleu, corpus_chrf
-
-    texts, references = [text for text, _ in pairs], [truth for _, truth in pairs]
-    tokenizer = DefaultTokenizer(use_stemmer=False)
-    rouge = rouge_scorer.RougeScorer(["rougeL"], tokenizer=tokenizer)
-    # rouge-score knows words of a-z and 0-9 only; in other scripts it would call all texts alike.
-    readable = all(tokenizer.tokenize(truth) for truth in references)
-    scores = [rouge.score(truth, text)["rougeL"].fmeasure for text, truth in pairs]
-    return TextOverlap(
-        reference=reference,
-        n=len(pairs),
-        bleu=corpus_bleu(texts, [references]).score / 100,
-        chrf=corpus_chrf(texts, [references]).score / 100,
-        rouge_l=sum(scores) / len(scores) if readable else None,
     )
 
 

@@ -18,6 +18,7 @@ from prompt_distillation.data.comparison import STUDENT_KEY, TEACHER_KEY, Cell, 
 from prompt_distillation.data.files import begins_with
 from prompt_distillation.data.intervals import percent
 from prompt_distillation.data.judgement import Judgement
+from prompt_distillation.data.probes import MODEL_TITLES, Probes
 from prompt_distillation.data.results import UNPARSEABLE, Result, Usage
 from prompt_distillation.data.text import encodable, shorten
 from prompt_distillation.report.judge_table import (
@@ -26,6 +27,7 @@ from prompt_distillation.report.judge_table import (
     judge_rows,
     judge_sentences,
 )
+from prompt_distillation.report.probe_table import probe_tables
 from prompt_distillation.report.sentences import (
     comparison_confidence_sentences,
     confidence_sentences,
@@ -37,6 +39,8 @@ from prompt_distillation.report.sentences import (
     validity_sentence,
     with_bounds,
 )
+
+NO_ANSWER = "no answer"
 
 MAX_RAW_LENGTH = 4000
 """Characters of an answer or a completion that the page carries; the result file has all of it."""
@@ -66,6 +70,7 @@ class PageParts:
             of one evaluation, that evaluation.
         pictures: PNG files.
         judgement: what a judge said of the student's and the teacher's answers.
+        probes: character, pressure, perplexity and forgetting, where they were measured.
     """
 
     results: Mapping[str, Result]
@@ -74,6 +79,7 @@ class PageParts:
     scored: Result | None = None
     pictures: Sequence[Path] = ()
     judgement: Judgement | None = None
+    probes: Probes | None = None
 
 
 def build_page(parts: PageParts) -> str:
@@ -95,6 +101,9 @@ def build_page(parts: PageParts) -> str:
         tiles=_tiles(parts),
         heads=heads,
         lines=lines,
+        text_table=_text_table(parts.results),
+        probe_tables=list(probe_tables(parts.probes)) if parts.probes else [],
+        pressed=_pressed(parts.probes) if parts.probes else {},
         bill=bill,
         confidence=_confidence(parts),
         judgement=parts.judgement,
@@ -173,11 +182,11 @@ def _saving_tiles(comparison: Comparison, teacher: Cell, student: Cell) -> list[
 
 def _quality_tiles(main: Result) -> list[_Tile]:
     """How good the answers are: accuracy, or for free text the similarity to a reference."""
-    summary, overlap = main.summary, main.text_overlap
-    if overlap is not None:
-        scores = ", ".join(f"{name} {score:.2f}" for name, score in overlap.named)
-        name = f"against the {overlap.reference} texts"
-        return [(f"{overlap.chrf:.2f} chrF", name, f"{scores}, n={overlap.n}")]
+    summary, texts = main.summary, main.text_scores
+    if texts is not None and texts.chrf is not None:
+        scores = ", ".join(f"{name} {score.value:.2f}" for name, score in texts.compared)
+        name = f"against the {texts.reference} texts"
+        return [(f"{texts.chrf.value:.2f} chrF", name, f"{scores}, n={texts.n}")]
     if summary.accuracy is None:
         note = f"{summary.predicted} of {summary.total_samples}; no {main.truth} answer is known"
         return [(percent(summary.parse_rate), "of the answers could be read", note)]
@@ -209,9 +218,11 @@ def _tokens(used: Usage | Cell) -> float:
 
 def _table_of_results(parts: PageParts) -> tuple[list[str], list[dict[str, Any]]]:
     """Headings, and a row for each model."""
-    comparison, is_text = parts.comparison, parts.results[parts.main].text_overlap is not None
+    comparison, is_text = parts.comparison, parts.results[parts.main].text_scores is not None
     cells = {cell.title: cell for cell in comparison.cells} if comparison else {}
-    heads = ["ROUGE-L", "n", "chrF"] if is_text else ["accuracy (95 % interval)", "n", "macro-F1"]
+    heads = ["accuracy (95 % interval)", "n", "macro-F1"]
+    if is_text:
+        heads = ["chrF (95 % interval)", "n", "ROUGE-L"]
     if has_fields(parts.results[parts.main]):
         heads = ["exact objects (95 % interval)", "n", "F1 of values"]
     heads += ["parse rate", "tokens in / out"]
@@ -239,16 +250,44 @@ def _table_of_results(parts: PageParts) -> tuple[list[str], list[dict[str, Any]]
 
 
 def _quality(result: Result, *, is_text: bool) -> list[str]:
-    summary, overlap = result.summary, result.text_overlap
+    summary, texts = result.summary, result.text_scores
     if not is_text:
         accuracy = with_bounds(summary.accuracy, summary.accuracy_interval)
         f1 = result.field_scores.f1 if result.field_scores else summary.macro_f1
         shown = [accuracy, str(summary.evaluated), percent(f1)]
-    elif overlap is None:
+    elif texts is None:
         shown = ["-", "0", "-"]
     else:
-        shown = [f"{overlap.rouge_l:.3f}", str(overlap.n), f"{overlap.chrf:.3f}"]
+        chrf, rouge_l = (score.shown if score else "-" for score in (texts.chrf, texts.rouge_l))
+        shown = [chrf, str(texts.n), rouge_l]
     return [*shown, percent(summary.parse_rate)]
+
+
+def _text_table(results: Mapping[str, Result]) -> list[tuple[str, list[str]]]:
+    """Each figure of texts, with its value for every model; none where answers are not texts."""
+    columns = [dict(one.text_scores.named) if one.text_scores else {} for one in results.values()]
+    names = dict.fromkeys(name for column in columns for name in column)
+    return [
+        (name, [column[name].shown if name in column else "-" for column in columns])
+        for name in names
+    ]
+
+
+def _pressed(probes: Probes) -> dict[str, list[tuple[str, list[tuple[str, str, bool]]]]]:
+    """Category -> questions, each with ``(who, answer, in character)`` of every model."""
+    found: dict[str, list[tuple[str, list[tuple[str, str, bool]]]]] = {}
+    for item in probes.inputs:
+        if item.category is not None:
+            answers = [
+                (
+                    MODEL_TITLES[key],
+                    NO_ANSWER if answer is None else shorten(answer, MAX_RAW_LENGTH),
+                    item.in_character[key],
+                )
+                for key, answer in item.answers.items()
+            ]
+            found.setdefault(item.category.replace("_", " "), []).append((item.text, answers))
+    return found
 
 
 def _speed(used: Usage | None, cell: Cell | None) -> list[str]:
@@ -331,12 +370,14 @@ def _data(parts: PageParts) -> dict[str, Any]:
     matrix = main.confusion_matrix
     is_judged = main.truths is not None and main.summary.evaluated > 0
     names = matrix.labels if matrix and is_judged else ()
+    leaking = set(main.text_scores.leaks.indices) if main.text_scores else set()
     return {
         "models": titles,
         "raw_model": titles.index(parts.main),
         "unparseable": UNPARSEABLE,
         "labels": [label for label in names if label != UNPARSEABLE],
         "judged": is_judged,
+        "leaks": [place for place, item in enumerate(main.predictions) if item.index in leaking],
         "rows": [
             [
                 item.index,

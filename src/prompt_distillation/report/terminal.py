@@ -240,17 +240,25 @@ def _field_lines(scores: FieldScores | None) -> Iterator[str]:
 
 
 def _text_lines(result: Result) -> Iterator[str]:
-    """Similarity of free text to a reference, which takes the place of an accuracy."""
-    overlap = result.text_overlap
-    if overlap is None:
-        yield f"  Similarity: - (no input has a {result.truth} text to compare with)"
+    """What can be counted of free texts, which takes the place of an accuracy."""
+    scores = result.text_scores
+    if scores is None:
         return
-    yield f"  Similarity to the {overlap.reference} texts (n={overlap.n}):"
-    for name, score in overlap.named:
-        yield f"  {name + ':':<9}{score:.3f}"
-    if overlap.n < result.summary.total_samples:
-        left_out = result.summary.total_samples - overlap.n
-        yield f"  Not compared, no {overlap.reference} text: {left_out}"
+    if scores.n:
+        yield f"  Against the {scores.reference} texts (n={scores.n}):"
+    else:
+        yield f"  Similarity: - (no input has a {scores.reference} text to compare with)"
+    for name, score in scores.named:
+        yield f"    {name + ':':<22}{score.shown}"
+    for what, quote in (
+        ("the prompt", scores.leaks.longest_of_prompt),
+        ("the reasoning", scores.leaks.longest_of_reasoning),
+    ):
+        count = len(quote.split())
+        if count > 1:
+            yield f"    longest run of words from {what} ({count}): {_short(quote, 80)}"
+    if scores.n < scores.total:
+        yield f"  Not compared, no {scores.reference} text: {scores.total - scores.n}"
 
 
 def _agreement_lines(truths: Truths) -> Iterator[str]:

@@ -37,12 +37,10 @@ def _headline(result: Result) -> dict[str, float | int | str]:
     if summary.accuracy_interval:
         values["eval/accuracy_low"] = summary.accuracy_interval.low
         values["eval/accuracy_high"] = summary.accuracy_interval.high
-    if result.text_overlap:
-        overlap = result.text_overlap
-        values |= {
-            "eval/bleu": overlap.bleu, "eval/chrf": overlap.chrf,
-            "eval/rouge_l": overlap.rouge_l, "eval/compared": overlap.n,
-        }  # fmt: skip
+    if result.text_scores:
+        for name, score in result.text_scores.named:
+            values[f"eval/{name.lower().replace(' ', '_').replace('-', '_')}"] = score.value
+        values["eval/compared"] = result.text_scores.n
     if result.usage:
         values["eval/queries_per_second"] = result.usage.queries_per_second
         values["eval/prompt_tokens_per_query"] = result.usage.prompt_tokens_per_query

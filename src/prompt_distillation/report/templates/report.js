@@ -20,7 +20,10 @@
   const [model, search, truth, answer, who, list, detail, count] = [
     "model", "search", "truth", "answer", "who", "list", "detail", "count",
   ].map(element);
-  const folded = data.rows.map((row) => row[TEXT].toLowerCase());
+  // Labels are chosen by their own filter; texts are searched with the inputs.
+  const searched = (row) => (data.labels.length ? [row[TEXT]] : [row[TEXT], row[TRUTH], ...row[ANSWERS]]);
+  const folded = data.rows.map((row) => searched(row).filter(Boolean).join("\n").toLowerCase());
+  const leaking = new Set(data.leaks.map((at) => data.rows[at]));
   const sheet = make("div");
   list.append(sheet);
   let shown = [];
@@ -42,6 +45,9 @@
     both_wrong: (row) => isWrong(row) && row[ASKED] && !teacherRight(row),
     no_answer: (row) => answerOf(row) === null,
     disagree: (row) => row[ASKED] && answerOf(row) !== row[TEACHER],
+    leaks: (row) => leaking.has(row),
+    short: (row) => row[TRUTH] !== null && 2 * (answerOf(row) ?? "").length < row[TRUTH].length,
+    long: (row) => row[TRUTH] !== null && (answerOf(row) ?? "").length > 2 * row[TRUTH].length,
   };
 
   function filter() {

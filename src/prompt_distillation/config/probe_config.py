@@ -1,0 +1,41 @@
+"""Settings of the probes: what is measured of texts that overlap with a reference cannot see."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prompt_distillation.config import option
+from prompt_distillation.config.compare_config import PairConfig
+from prompt_distillation.errors import ConfigError
+
+PROBES = ("character", "pressure", "perplexity", "forgetting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(PairConfig):
+    """Settings of `probe.py` and of `probe`."""
+
+    probes: str = option(",".join(PROBES), "what to measure, separated by commas")
+    thinking: bool = option(True, "the teacher reasons first; without </think> there is no answer")
+    plain_text_file: Path | None = option(
+        None,
+        "plain text that has nothing to do with the task, UTF-8, one passage a line, for "
+        "forgetting; none: a small text that comes with the package",
+    )
+    output_file: Path = option(Path("./probes.json"), "the result")
+    overwrite: bool = option(False, "replace an earlier result")
+
+    def __post_init__(self) -> None:
+        """Check the names of the probes."""
+        super().__post_init__()
+        unknown = [name for name in self.probe_names if name not in PROBES]
+        if unknown or not self.probe_names:
+            raise ConfigError(f"--probes is {self.probes!r}; known are {', '.join(PROBES)}")
+        if "pressure" in self.probe_names and "character" not in self.probe_names:
+            raise ConfigError(
+                "--probes has pressure without character, whose classifier it needs; add character"
+            )
+
+    @property
+    def probe_names(self) -> list[str]:
+        """What to measure."""
+        return [name.strip() for name in self.probes.split(",") if name.strip()]
