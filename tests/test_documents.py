@@ -66,10 +66,11 @@ def scripts_in(words):
 
 @functools.cache
 def fields_of_trl():
-    """Names of SFTConfig's fields, read from the sources: importing it takes seconds."""
+    """Names of the fields of TRL's configurations, from their sources: importing takes seconds."""
     names = set()
     for module in (
         "trl.trainer.sft_config",
+        "trl.trainer.distillation_config",
         "trl.trainer.base_config",
         "transformers.training_args",
     ):

@@ -21,9 +21,9 @@ Fine-tune the student on the dataset that create_data.py wrote: loss on the answ
 """
 
 EPILOG = """\
-Every other field of TRL's SFTConfig is a flag by its own name, e.g. --optim adamw_8bit,
---logging_steps 5, --save_total_limit 3, --load_best_model_at_end. Flags may stand in a YAML file:
---config recipes/cpu-example-train.yaml
+Every other field of TRL's SFTConfig (with --method on_policy, of its DistillationConfig) is a flag
+by its own name, e.g. --optim adamw_8bit, --logging_steps 5, --save_total_limit 3, --beta 0.5.
+Flags may stand in a YAML file: --config recipes/cpu-example-train.yaml
 """
 
 

@@ -33,6 +33,10 @@ class LoraSettings(Settings):
         "experts on every pass, as PEFT does (slower, more memory); auto: activations where "
         "supported",
     )
+    adapter_path: Path | None = option(
+        None,
+        "adapter to train on from, e.g. of an sft run; its ranks and targets hold; none: a new one",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,29 @@ class SoftConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OnPolicyConfig(Settings):
+    """How the teacher scores the student's own answers (--method on_policy)."""
+
+    task: str | None = option(
+        None, "folder of the task whose prompt the teacher reads; none: as the dataset records it"
+    )
+    teacher_server_url: str | None = option(
+        None, "base URL of a vLLM server that scores, ending in /v1; none: the teacher runs here"
+    )
+    teacher_reasoning: bool = option(
+        True, "the teacher reads the reasoning that it wrote when it labelled the input"
+    )
+    teacher_max_length: int | None = option(
+        None,
+        "longest prompt, reasoning and answer of the teacher, in tokens; none: the model's limit",
+        low=8,
+    )
+    token_clip: float | None = option(
+        5.0, "what one token counts at most, in nats; none: no limit", above=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
     """Settings of `train_sft_trl.py` and of `train`, beside the fields of TRL's `SFTConfig`."""
 
@@ -80,10 +107,11 @@ class TrainConfig(Settings):
         "auto",
         "chat rows for the held-out loss: a file, none, or auto (the NAME.heldout.jsonl beside it)",
     )
-    method: Literal["sft", "soft"] = option(
+    method: Literal["sft", "soft", "on_policy"] = option(
         "sft",
         "what is learned from the teacher; sft: its answers, by cross-entropy; soft: its "
-        "probabilities of the answers' tokens (needs create_data.py --top_logprobs 20)",
+        "probabilities of the answers' tokens (needs create_data.py --top_logprobs 20); on_policy: "
+        "its scores of the student's own answers",
     )
     soft: SoftConfig = block(SoftConfig)
     model: ModelConfig = block(ModelConfig, omit=("base_model",), model_name=DEFAULT_STUDENT_BASE)
@@ -129,6 +157,13 @@ class TrainConfig(Settings):
         "free",
     )
     four_bit: FourBitConfig = block(FourBitConfig)
+    on_policy: OnPolicyConfig = block(OnPolicyConfig)
+    teacher: ModelConfig = block(
+        ModelConfig,
+        prefix="teacher_",
+        rename={"model_name": "teacher_model"},
+        omit=("base_model",),
+    )
     attn_implementation: str = option("auto", "attention, as transformers names it")
     chat_template_path: str | None = option(
         None, ".jinja file to use instead of the student's own template"
@@ -164,8 +199,18 @@ class TrainConfig(Settings):
                 f"--soft_targets, --soft_weight and --soft_temperature are of --method soft, and "
                 f"--method is {self.method}; leave them out, or train with --method soft"
             )
+        asked = self.on_policy != OnPolicyConfig() or self.teacher != ModelConfig()
+        if self.method != "on_policy" and asked:
+            raise ConfigError(
+                f"--task, --token_clip and the flags of the teacher are of --method on_policy, and "
+                f"--method is {self.method}; leave them out, or train with --method on_policy"
+            )
         if self.four_bit.load_in_4bit and not self.lora.use_lora:
             raise ConfigError(
                 "--load_in_4bit freezes the base and trains an adapter on it; leave out "
                 "--use_lora false, or --load_in_4bit"
+            )
+        if self.lora.adapter_path is not None and not self.lora.use_lora:
+            raise ConfigError(
+                "--adapter_path trains an adapter; leave out --use_lora false, or --adapter_path"
             )

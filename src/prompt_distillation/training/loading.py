@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prompt_distillation.checkpoints import check_model
+from prompt_distillation.checkpoints import ADAPTER_CONFIG, check_model, resolve_model
 from prompt_distillation.config import ModelConfig
 from prompt_distillation.config.train_config import FourBitConfig, TrainConfig
 from prompt_distillation.data.files import has_content, sibling
@@ -41,6 +41,13 @@ def check_before_loading(config: TrainConfig, options: Mapping[str, Any]) -> Non
         ConfigError: a package is missing, or two options contradict each other.
     """
     check_model(config.model.model_name, weights=not config.dry_run)
+    if config.lora.adapter_path is not None:
+        resolved = resolve_model(str(config.lora.adapter_path), config.model.model_name)
+        if resolved.adapter is None:
+            raise ModelError(
+                f"--adapter_path {config.lora.adapter_path}: {ADAPTER_CONFIG} is not there; pass "
+                "the folder of a training run with an adapter"
+            )
     _require_file(config.train_file)
     has_held_out = held_out_file(config) is not None
     if (
@@ -57,6 +64,13 @@ def check_before_loading(config: TrainConfig, options: Mapping[str, Any]) -> Non
     # The plan needs shapes only.
     if wanted and not config.dry_run and importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(f"{wanted[0]} needs the package bitsandbytes: pip install bitsandbytes")
+
+
+def adapter_files(folder: Path | None) -> list[Path]:
+    """Files of the adapter that a run begins with; none without one."""
+    if folder is None:
+        return []
+    return [folder / ADAPTER_CONFIG, *sorted(folder.glob("adapter_model.*"))]
 
 
 def held_out_file(config: TrainConfig) -> Path | None:

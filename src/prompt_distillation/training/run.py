@@ -24,6 +24,7 @@ from prompt_distillation.data.training_files import (
 from prompt_distillation.errors import ConfigError, PromptDistillationError
 from prompt_distillation.training.loading import (
     PreparedRun,
+    adapter_files,
     check_before_loading,
     held_out_file,
     is_sharded,
@@ -72,11 +73,11 @@ def train(
     refuse_misspelt(sft_options)
     check_before_loading(config, sft_options)
     method = METHODS[config.method](config)
-    method_files = method.files()
+    method_files = [*method.files(), *adapter_files(config.lora.adapter_path)]
     # Set before torch and the hub's client read them.
     keep_to_one_gpu(os.environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    options = check_sft_options(sft_options)
+    options = check_sft_options(sft_options, method.trl_config)
 
     from rich.console import Console
 
@@ -116,7 +117,7 @@ def plan_training(
     check_before_loading(config, sft_options)
     method = METHODS[config.method](config)
     method.files()
-    options = check_sft_options(sft_options)
+    options = check_sft_options(sft_options, method.trl_config)
 
     import torch
 
@@ -159,7 +160,7 @@ def _train_in(
         run = keep_rows_apart(run, model)
     run = settle_checkpointing(run, on_gpu=on_gpu)
     # FSDP and ZeRO-3 cut the weights while they are loaded, and learn how from TRL's arguments.
-    arguments = _trl_arguments(run, folder.checkpoint)
+    arguments = _trl_arguments(run, method, folder.checkpoint)
     if model is None:
         model = load_student(config, options, on_gpu=on_gpu)
     trainer = _build_trainer(run, method, folder, arguments, model)
@@ -174,26 +175,27 @@ def _train_in(
     return _save(folder, identity, run, method, trainer, seconds=seconds)
 
 
-def _trl_arguments(run: PreparedRun, checkpoint: Path | None) -> Any:
-    """TRL's `SFTConfig`, constructed once, with everything settled."""
+def _trl_arguments(run: PreparedRun, method: TrainingMethod, checkpoint: Path | None) -> Any:
+    """TRL's configuration, constructed once, with everything settled."""
     from prompt_distillation.training.memory.plan import micro_batch, packs
 
     config = run.config
-    values = sft_values(config, run.options, has_held_out=run.held_out is not None)
-    batch = micro_batch(run)
-    return build_sft_config(
-        values
-        | {
+    values = dict(sft_values(config, run.options, has_held_out=run.held_out is not None))
+    # A resumed run has had its first evaluation.
+    values["eval_on_start"] = values["eval_on_start"] and checkpoint is None
+    if method.trl_config == "SFTConfig":
+        batch = micro_batch(run)
+        values |= {
             "per_device_train_batch_size": batch.rows,
             "gradient_accumulation_steps": batch.accumulation_steps,
             # Rows arrive encoded and short enough, and are laid end to end, each attending to
             # itself.
             "padding_free": config.fill_micro_batch and not packs(run),
             "max_length": config.max_length if packs(run) else None,
-            # A resumed run has had its first evaluation.
-            "eval_on_start": values["eval_on_start"] and checkpoint is None,
         }
-    )
+    else:
+        del values["router_aux_loss_coef"]
+    return build_sft_config({**method.defaults(), **values}, method.trl_config)
 
 
 def _build_trainer(

@@ -8,6 +8,7 @@ from its experts is the classic way to break a mixture of experts with little da
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from prompt_distillation.config.train_config import LoraSettings
@@ -199,6 +200,8 @@ def adapt(model: Any, settings: LoraSettings) -> Any:
     from prompt_distillation.training.lora.expert_lora import set_expert_lora
     from prompt_distillation.training.lora.linear_lora import set_linear_lora
 
+    if settings.adapter_path is not None:
+        return _adapt_further(model, settings.adapter_path, way=settings.expert_lora)
     targets = find_targets(model, settings.lora_targets)
     asked = _asked_ranks(model, targets, settings)
     config = lora_config(model, settings, targets)
@@ -208,6 +211,31 @@ def adapt(model: Any, settings: LoraSettings) -> Any:
     adapted = get_peft_model(model, config, autocast_adapter_dtype=not is_deepspeed_zero3_enabled())
     _check_adapters(adapted, asked)
     return adapted
+
+
+def _adapt_further(model: Any, folder: Path, *, way: str) -> Any:
+    """Put a trained adapter on, to train it on; its file says what it adapts."""
+    from peft import LoraConfig, PeftModel
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    from prompt_distillation.training.lora.expert_lora import set_expert_lora
+    from prompt_distillation.training.lora.linear_lora import set_linear_lora
+
+    config = LoraConfig.from_pretrained(str(folder))
+    named = config.target_parameters or []
+    stacks = tuple(name for name in named if not name.endswith(".weight"))
+    set_expert_lora(model, config, Targets(modules=(), parameters=stacks), way)
+    set_linear_lora(config)
+    try:
+        return PeftModel.from_pretrained(
+            model,
+            str(folder),
+            config=config,
+            is_trainable=True,
+            autocast_adapter_dtype=not is_deepspeed_zero3_enabled(),
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(f"the adapter at {folder} does not fit the model: {error}") from error
 
 
 def lora_config(model: Any, settings: LoraSettings, targets: Targets) -> Any:

@@ -9,11 +9,19 @@ from typing import Any, Protocol
 
 from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.training.loading import PreparedRun
+from prompt_distillation.training.methods.on_policy import OnPolicyDistillation
 from prompt_distillation.training.methods.soft import SoftLabels
 
 
 class TrainingMethod(Protocol):
     """One way to learn from the teacher, for one run. Made before any heavy library is loaded."""
+
+    @property
+    def trl_config(self) -> str:
+        """The class of TRL whose fields are flags: ``SFTConfig`` or ``DistillationConfig``."""
+
+    def defaults(self) -> Mapping[str, Any]:
+        """Values of its fields that differ from ours for `sft`, where the user names none."""
 
     def files(self) -> list[Path]:
         """Files it reads beside the rows; their hashes are part of what makes two runs the same.
@@ -44,8 +52,14 @@ class TrainingMethod(Protocol):
 class SupervisedFineTuning:
     """``sft``: the teacher's answers, by cross-entropy."""
 
+    trl_config = "SFTConfig"
+
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
+
+    def defaults(self) -> Mapping[str, Any]:
+        """None."""
+        return {}
 
     def files(self) -> list[Path]:
         """None."""
@@ -72,5 +86,6 @@ class SupervisedFineTuning:
 METHODS: Mapping[str, Callable[[TrainConfig], TrainingMethod]] = {
     "sft": SupervisedFineTuning,
     "soft": SoftLabels,
+    "on_policy": OnPolicyDistillation,
 }
 """What ``--method`` calls a method -> the method, given the settings of a run."""

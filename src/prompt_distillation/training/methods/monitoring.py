@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Trainer
 
 from prompt_distillation.errors import DivergedError
 from prompt_distillation.training.encode import IGNORED, EncodedRow
@@ -26,12 +25,12 @@ from prompt_distillation.training.held_out_answers import (
 )
 
 if TYPE_CHECKING:
-    _Base = Trainer
+    from transformers import Trainer as _Base
 else:
     _Base = object
 
 
-class Monitored(_Base):
+class Monitored(_Base):  # type: ignore[misc]
     """Put before a trainer of TRL in a class's bases.
 
     Args:

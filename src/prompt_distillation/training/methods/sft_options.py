@@ -32,8 +32,11 @@ FIXED = {
     "remove_unused_columns": "the columns are this command's own",
     "warmup_ratio": "it is a flag of this command",
     "logging_nan_inf_filter": "a loss that is not a number stops the run",
+    "teacher_model_name_or_path": "use --teacher_model",
+    "teacher_model_revision": "use --teacher_revision",
+    "teacher_model_init_kwargs": "use --teacher_dtype and the other flags of the teacher",
 }
-"""Fields of SFTConfig that are not the user's to set, with what to do instead."""
+"""Fields of TRL's configurations that are not the user's to set, with what to do instead."""
 
 _STRICTEST_FIRST = (bool, int, float, list, dict, str)
 
@@ -52,30 +55,37 @@ def refuse_misspelt(options: Mapping[str, Any]) -> None:
             raise ConfigError(f"unknown flag or key {name!r}; did you mean {close[0]!r}?")
 
 
-def check_sft_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert options to the types of SFTConfig's fields.
+def trl_class(name: str) -> Any:
+    """``SFTConfig`` or ``DistillationConfig`` of TRL, which takes seconds to import."""
+    import trl
+
+    return getattr(trl, name)
+
+
+def check_sft_options(options: Mapping[str, Any], trl_config: str = "SFTConfig") -> dict[str, Any]:
+    """Convert options to the types of the fields of TRL's configuration.
 
     Args:
         options: name -> text of the command line, True for a bare flag, or a value of YAML.
+        trl_config: name of that class.
 
     Raises:
         ConfigError: an unknown name (the closest one is named), a fixed field, a wrong type.
     """
-    from trl import SFTConfig
-
-    hints = get_type_hints(SFTConfig)
-    fields = {field.name for field in dataclasses.fields(SFTConfig) if field.init}
+    kind = trl_class(trl_config)
+    hints = get_type_hints(kind)
+    fields = {field.name for field in dataclasses.fields(kind) if field.init}
     converted: dict[str, Any] = {}
     for name, value in options.items():
         if name in FIXED:
             raise ConfigError(f"--{name} cannot be set: {FIXED[name]}")
         if name not in fields:
             raise ConfigError(unknown_name(name, dict.fromkeys(sorted(own_names() | fields))))
-        converted[name] = _convert(name, value, hints[name])
+        converted[name] = _convert(name, value, hints[name], trl_config)
     return converted
 
 
-def _convert(name: str, value: Any, hint: Any) -> Any:
+def _convert(name: str, value: Any, hint: Any, trl_config: str) -> Any:
     """The value as the first of a hint's alternatives that it fits."""
     kinds = _alternatives(hint)
     if (value is None or value in ("none", "None")) and types.NoneType in kinds:
@@ -91,7 +101,9 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
             return convert(value, kind, name=name)
         except ConfigError:
             logger.debug("--%s %r is not of type %s", name, value, kind)
-    raise ConfigError(f"--{name} is {value!r}; SFTConfig takes {' or '.join(map(_shown, kinds))}")
+    raise ConfigError(
+        f"--{name} is {value!r}; {trl_config} takes {' or '.join(map(_shown, kinds))}"
+    )
 
 
 def _collection(name: str, text: str) -> Any:
@@ -179,17 +191,16 @@ def uses_gpu(options: Mapping[str, Any]) -> bool:
     return on_gpu and not options.get("use_cpu", False)
 
 
-def build_sft_config(values: Mapping[str, Any]) -> Any:
-    """Construct `SFTConfig`, its own refusals turned into ours."""
-    from trl import SFTConfig
-
+def build_sft_config(values: Mapping[str, Any], trl_config: str = "SFTConfig") -> Any:
+    """Construct TRL's configuration, its own refusals turned into ours."""
+    kind = trl_class(trl_config)
     try:
         with warnings.catch_warnings():
             # What is deprecated there is named by the user, who sees it in the release notes.
             warnings.simplefilter("ignore", FutureWarning)
-            config = SFTConfig(**values)
+            config = kind(**values)
     except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"SFTConfig refuses the options: {error}") from error
+        raise ConfigError(f"{trl_config} refuses the options: {error}") from error
     if "paged" in config.optim and config.device.type == "cpu":
         logger.info(
             "--optim %s: a paged optimizer pages nothing on a CPU; used as it is", config.optim

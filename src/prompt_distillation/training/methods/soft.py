@@ -30,11 +30,17 @@ REFUSED = {
 class SoftLabels:
     """The method ``soft``, see `TrainingMethod`."""
 
+    trl_config = "SFTConfig"
+
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
         self._path = sibling(config.train_file, "logprobs")
         self._kind = ""
         self._targets: SoftTargets | None = None
+
+    def defaults(self) -> Mapping[str, Any]:
+        """None."""
+        return {}
 
     def files(self) -> list[Path]:
         """The log-probabilities beside the rows.
