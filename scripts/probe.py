@@ -6,15 +6,7 @@
 `python scripts/probe.py --help` lists every option.
 """
 
-import sys
+from launch import launch
 
 if __name__ == "__main__":
-    try:
-        from prompt_distillation.cli.main import run_script
-    except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"error: {error.name} is not installed for {sys.executable}; run `bash "
-            "scripts/install.sh`, then `source .venv/bin/activate`\n"
-        )
-        sys.exit(2)
-    sys.exit(run_script("probe"))
+    launch("probe")
