@@ -71,7 +71,8 @@ def _bias(what: str, share: Share) -> str:
     shown = f"{with_bounds(share.value, share.interval)} of {share.n} verdicts"
     if share.interval.low <= 0.5 <= share.interval.high:
         return f"It chose {what} in {shown}: no bias is seen."
-    return f"It chose {what} in {shown}: more or less often than the half expected by chance."
+    more = "more" if share.value > 0.5 else "less"
+    return f"It chose {what} in {shown}: {more} often than the half expected by chance."
 
 
 def judge_examples(judgement: Judgement) -> dict[str, list[JudgedPair]]:
