@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 
 from prompt_distillation import __version__
+from prompt_distillation.cli.chat import ChatConfig
 from prompt_distillation.cli.doctor import DoctorConfig
 from prompt_distillation.cli.init import InitConfig
 from prompt_distillation.cli.main import COMMANDS
 from prompt_distillation.cli.report import ReportConfig
 from prompt_distillation.cli.review_labels import ReviewConfig
+from prompt_distillation.cli.serve import ServeConfig
 from prompt_distillation.config import settings_of
 from prompt_distillation.config.compare_config import CompareConfig
 from prompt_distillation.config.evaluate_config import EvaluateConfig
+from prompt_distillation.config.judge_config import JudgeConfig
 from prompt_distillation.config.label_config import LabelConfig
+from prompt_distillation.config.probe_config import ProbeConfig
 from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.training.export import ExportConfig
 
@@ -43,7 +47,8 @@ def run_cli(*argv):
 CONFIGS = {
     "create-data": LabelConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
     "compare": CompareConfig, "report": ReportConfig, "doctor": DoctorConfig, "init": InitConfig,
-    "review-labels": ReviewConfig, "export": ExportConfig,
+    "review-labels": ReviewConfig, "export": ExportConfig, "judge": JudgeConfig,
+    "chat": ChatConfig, "serve": ServeConfig, "probe": ProbeConfig,
 }  # fmt: skip
 
 
