@@ -45,6 +45,20 @@ def test_precision_recall_and_invented_values() -> None:
     assert scores.fields["$.b"].error_examples[1].predicted == '"z" -> nothing'
 
 
+def test_the_interval_of_f1_comes_from_drawing_inputs_again() -> None:
+    mixed = scored(*[({"a": 1}, {"a": 1})] * 40, *[({"a": 1}, {"a": 2})] * 10)
+    assert mixed.f1_interval is not None
+    assert 0.65 < mixed.f1_interval.low < mixed.f1 < mixed.f1_interval.high < 0.95
+    assert scored(({"a": 1}, {"a": 1})).f1_interval is None
+
+
+def test_examples_are_wrong_values_before_missing_answers() -> None:
+    scores = scored(*[({"a": 1}, ...)] * 5, ({"a": 2}, {"a": 3}))
+
+    examples = [example.predicted for example in scores.fields["$.a"].error_examples]
+    assert examples == ["2 -> 3", "1 -> nothing", "1 -> nothing"]
+
+
 def test_scalars_are_compared_by_meaning_and_type() -> None:
     scores = scored(
         (

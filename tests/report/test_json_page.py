@@ -11,6 +11,7 @@ from rich.console import Console
 
 from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.data.inputs import Input
+from prompt_distillation.data.model_card import eval_results
 from prompt_distillation.data.results import Result
 from prompt_distillation.evaluation.evaluator import build_result
 from prompt_distillation.evaluation.predictions import prediction_of
@@ -103,6 +104,11 @@ def test_the_screen_says_how_valid_and_obeys_no_value(result) -> None:
     assert "\x1b" not in out.getvalue()
     assert "\x07" not in out.getvalue()
     assert max(map(len, out.getvalue().splitlines())) < 400
+
+
+def test_the_model_card_has_the_figures_of_values(result) -> None:
+    values = {one.metric_name.split(" (")[0]: one.metric_value for one in eval_results(result)}
+    assert values["F1 of the values of objects"] == round(result.field_scores.f1, 4)
 
 
 @pytest.mark.browser

@@ -168,6 +168,8 @@ def _metrics(result: Result) -> Iterator[tuple[str, str, float]]:
         yield "accuracy", f"Accuracy ({against}, {interval})", summary.accuracy
         if summary.macro_f1 is not None:
             yield "f1", f"Macro-F1 ({against})", summary.macro_f1
+        if result.field_scores is not None:
+            yield "f1", f"F1 of the values of objects ({against})", result.field_scores.f1
     if texts is not None:
         against = f"against {texts.reference} texts, n={texts.n}"
         for name, score in texts.compared:

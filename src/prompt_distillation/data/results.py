@@ -438,6 +438,7 @@ class FieldScores:
         n: inputs with a truth.
         invented: share of the given values where the truth has none.
         fields: path, such as ``$.items[].name`` -> its result, worst first.
+        f1_interval: 95 %, by the bootstrap over inputs; None below two.
     """
 
     n: int
@@ -446,6 +447,7 @@ class FieldScores:
     f1: float
     invented: float
     fields: Mapping[str, FieldResult]
+    f1_interval: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

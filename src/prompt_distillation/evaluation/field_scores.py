@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prompt_distillation.data.intervals import Interval, bootstrap_interval
 from prompt_distillation.data.results import (
     ErrorExample,
     FieldResult,
@@ -56,9 +57,12 @@ def field_scores(predictions: Sequence[Prediction]) -> FieldScores | None:
     if not judged:
         return None
     overall, fields = _Tally(), dict[str, _Tally]()
-    for item in judged:
+    counts: list[tuple[int, int]] = []
+    # Wrong values make better examples than those of answers that could not be read.
+    for item in sorted(judged, key=lambda item: item.predicted is None):
         truth = json.loads(item.ground_truth or "null")
         answer = json.loads(item.predicted) if item.predicted is not None else None
+        before = (overall.correct, overall.given + overall.wanted)
         for path, wanted, given in _pairs("$", truth, answer):
             overall.add(wanted, given)
             tally = fields.setdefault(path, _Tally())
@@ -66,6 +70,7 @@ def field_scores(predictions: Sequence[Prediction]) -> FieldScores | None:
                 shown = f"{_shown(wanted)} -> {_shown(given)}"
                 example = ErrorExample(index=item.index, text=item.text, predicted=shown)
                 tally.examples.append(example)
+        counts.append((overall.correct - before[0], overall.given + overall.wanted - before[1]))
     results = {path: _result(tally) for path, tally in fields.items()}
     precision, recall, f1 = overall.shares
     return FieldScores(
@@ -75,7 +80,21 @@ def field_scores(predictions: Sequence[Prediction]) -> FieldScores | None:
         f1=f1,
         invented=overall.invented / overall.given if overall.given else 0.0,
         fields=dict(sorted(results.items(), key=lambda pair: (pair[1].f1, pair[0]))),
+        f1_interval=_f1_interval(counts),
     )
+
+
+def _f1_interval(counts: Sequence[tuple[int, int]]) -> Interval | None:
+    """Of the F1 over all values, given the right ones and all, given or wanted, of each input."""
+    import numpy as np
+
+    table = np.array(counts)
+
+    def f1(positions: Any) -> float:
+        correct, values = table[positions].sum(axis=0)
+        return float(2 * correct / max(values, 1))
+
+    return bootstrap_interval(f1, len(counts))
 
 
 def _result(tally: _Tally) -> FieldResult:

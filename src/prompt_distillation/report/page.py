@@ -224,7 +224,7 @@ def _table_of_results(parts: PageParts) -> tuple[list[str], list[dict[str, Any]]
     if is_text:
         heads = ["chrF (95 % interval)", "n", "ROUGE-L"]
     if has_fields(parts.results[parts.main]):
-        heads = ["exact objects (95 % interval)", "n", "F1 of values"]
+        heads = ["exact objects (95 % interval)", "n", "F1 of values (95 % interval)"]
     heads += ["parse rate", "tokens in / out"]
     if comparison is not None:
         many = comparison.cells[0].loaded.concurrency
@@ -253,8 +253,9 @@ def _quality(result: Result, *, is_text: bool) -> list[str]:
     summary, texts = result.summary, result.text_scores
     if not is_text:
         accuracy = with_bounds(summary.accuracy, summary.accuracy_interval)
-        f1 = result.field_scores.f1 if result.field_scores else summary.macro_f1
-        shown = [accuracy, str(summary.evaluated), percent(f1)]
+        scores = result.field_scores
+        f1 = with_bounds(scores.f1, scores.f1_interval) if scores else percent(summary.macro_f1)
+        shown = [accuracy, str(summary.evaluated), f1]
     elif texts is None:
         shown = ["-", "0", "-"]
     else:

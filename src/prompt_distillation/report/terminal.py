@@ -230,6 +230,8 @@ def _field_lines(scores: FieldScores | None) -> Iterator[str]:
     if scores is None:
         return
     shares = f"precision {scores.precision:.1%}, recall {scores.recall:.1%}, F1 {scores.f1:.1%}"
+    if scores.f1_interval is not None:
+        shares += f" (95 % interval {scores.f1_interval.low:.1%} - {scores.f1_interval.high:.1%})"
     yield f"  Values: {shares}"
     yield f"  Invented values: {scores.invented:.1%}"
     for path, one in scores.fields.items():

@@ -41,6 +41,9 @@ def _headline(result: Result) -> dict[str, float | int | str]:
         for name, score in result.text_scores.named:
             values[f"eval/{name.lower().replace(' ', '_').replace('-', '_')}"] = score.value
         values["eval/compared"] = result.text_scores.n
+    if result.field_scores:
+        values["eval/value_f1"] = result.field_scores.f1
+        values["eval/invented_values"] = result.field_scores.invented
     if result.usage:
         values["eval/queries_per_second"] = result.usage.queries_per_second
         values["eval/prompt_tokens_per_query"] = result.usage.prompt_tokens_per_query

@@ -1,5 +1,6 @@
 """What a run shows: the plan, what is trained, an example with its loss, a bar, and the losses."""
 
+import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
+from prompt_distillation.data.text import safe_for_terminal
 from prompt_distillation.machine import GIB
 from prompt_distillation.training.encode import IGNORED, EncodedRow
 from prompt_distillation.training.lora.adapter import TrainedKind
@@ -49,12 +51,20 @@ def show_example(console: Console, row: EncodedRow, tokenizer: Any) -> None:
     if len(ids) > MAX_EXAMPLE_TOKENS:
         ids, labels = ids[-MAX_EXAMPLE_TOKENS:], labels[-MAX_EXAMPLE_TOKENS:]
         text.append("… ", style="dim")
-    context = [i for i, label in zip(ids, labels, strict=True) if label == IGNORED]
-    text.append(tokenizer.decode(context), style="not bold dim")
-    for token, label in zip(ids, labels, strict=True):
-        if label != IGNORED:
-            text.append(f"[{tokenizer.decode([token])}]", style="bold green")
+    pairs = zip(ids, labels, strict=True)
+    for is_trained, run in itertools.groupby(pairs, key=lambda pair: pair[1] != IGNORED):
+        tokens = [token for token, _ in run]
+        if is_trained:
+            for token in tokens:
+                text.append(f"[{_shown(tokenizer.decode([token]))}]", style="bold green")
+        else:
+            text.append(_shown(tokenizer.decode(tokens)), style="not bold dim")
     console.print(text, soft_wrap=True)
+
+
+def _shown(text: str) -> str:
+    """A text of several lines that no terminal obeys."""
+    return "\n".join(map(safe_for_terminal, text.split("\n")))
 
 
 def show_plan(console: Console, plan: "TrainingPlan") -> None:
