@@ -1,11 +1,12 @@
-"""Train the tiny example models: a thinking teacher and an instruct student, on two CPU cores.
+"""Train the tiny example models: thinking teachers and instruct students, on two CPU cores.
 
-    python scripts/build_example_models.py --overwrite   # both, as they are committed
+    python scripts/build_example_models.py --overwrite   # all four, as they are committed
     python scripts/build_example_models.py --only student --output_dir /tmp/models
     python scripts/build_example_models.py --steps 20 --output_dir /tmp/smoke  # does it run?
 
-They see the training split of ``example-data/multilingual.txt`` only. ``build.json`` in each
-folder says with what they were built.
+The pair of the task ``language`` is ``teacher`` and ``student``; that of ``persona`` and ``card``
+is ``radio-teacher`` and ``radio-student``. They see the training split of the example inputs only.
+``build.json`` in each folder says with what they were built.
 """
 
 import argparse
@@ -19,12 +20,14 @@ import torch
 from example_models.augmentation import Augmenter
 from example_models.building import Build, build_student, build_teacher, train_shared_tokenizer
 from example_models.corpus import read_corpus
+from example_models.radio_building import build_radio
 from prompt_distillation.data.files import refuse_to_overwrite
 from prompt_distillation.errors import PromptDistillationError
 from prompt_distillation.tasks import load_task
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILDERS = {"teacher": build_teacher, "student": build_student}
+RADIO_ROLES = {"radio-teacher": "teacher", "radio-student": "student"}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,9 +37,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--output_dir", type=Path, default=ROOT / "example-models",
-        help="where the folders teacher/ and student/ go (default: %(default)s)",
+        help="where the folders of the models go (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--only", choices=sorted(BUILDERS), help="build one of the two")
+    parser.add_argument("--only", choices=[*BUILDERS, *RADIO_ROLES], help="build one of them")
     parser.add_argument("--seed", type=int, default=0, help="of everything (default: %(default)s)")
     parser.add_argument(
         "--steps",
@@ -60,23 +63,35 @@ def main() -> int:
 
 
 def build_models(arguments: argparse.Namespace) -> None:
-    """Read the texts, train the tokenizer, then each model that was asked for."""
+    """Build each model that was asked for."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    roles = [arguments.only] if arguments.only else ["teacher", "student"]
-    folders = [arguments.output_dir / role for role in roles]
-    refuse_to_overwrite(folders, overwrite=arguments.overwrite)
+    names = [arguments.only] if arguments.only else [*BUILDERS, *RADIO_ROLES]
+    folders = {name: arguments.output_dir / name for name in names}
+    refuse_to_overwrite(list(folders.values()), overwrite=arguments.overwrite)
+    torch.set_num_threads(arguments.threads)
+    build = language_build(arguments) if BUILDERS.keys() & folders.keys() else None
+    tasks = [load_task(ROOT / "tasks" / name) for name in ("persona", "card")]
+    for name, folder in folders.items():
+        if build is not None and name in BUILDERS:
+            BUILDERS[name](build, folder=folder)
+        else:
+            build_radio(
+                RADIO_ROLES[name], tasks, ROOT / "example-data", folder=folder,
+                seed=arguments.seed, steps=arguments.steps,
+            )  # fmt: skip
+
+
+def language_build(arguments: argparse.Namespace) -> Build:
+    """Read the texts of the pair for the task ``language``, and train its tokenizer."""
     task = load_task(ROOT / "tasks" / "language")
     corpus = read_corpus(ROOT / "example-data" / "multilingual.txt", task)
-    build = Build(
+    return Build(
         task=task,
         corpus=corpus,
         tokenizer=train_shared_tokenizer(task, Augmenter(corpus, random.Random(arguments.seed))),
         seed=arguments.seed,
         steps=arguments.steps,
     )
-    torch.set_num_threads(arguments.threads)
-    for role, folder in zip(roles, folders, strict=True):
-        BUILDERS[role](build, folder=folder)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,15 @@ from transformers import (
 from example_models.tokenizer import END, PAD
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen3MoeForCausalLM:
+def new_model(
+    tokenizer: PreTrainedTokenizerFast, *, seed: int, hidden_size: int = 192
+) -> Qwen3MoeForCausalLM:
     """A model with random weights, float32; sizes are multiples that vLLM's kernels take."""
     torch.manual_seed(seed)
     end, pad = tokenizer.convert_tokens_to_ids([END, PAD])
     config = Qwen3MoeConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64,
-        hidden_size=192,
+        hidden_size=hidden_size,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,

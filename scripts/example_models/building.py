@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -84,9 +84,12 @@ def build_teacher(build: Build, *, folder: Path) -> None:
             )  # fmt: skip
         completion = teacher_completion(example, build.corpus)
         row = encode_row(tokenizer, system=None, text=example.text, completion=completion)
-        return replace(row, shared_prompt=True)
+        return replace(row, shared_prompt=0)
 
-    _train_and_save(build, "teacher", folder, build.plan(TEACHER_PLAN), draw_row, prompt_ids)
+    train_and_save(
+        build.tokenizer, draw_row, build.plan(TEACHER_PLAN),
+        folder=folder, manifest=_manifest(build, "teacher"), prompts=[prompt_ids],
+    )  # fmt: skip
 
 
 def build_student(build: Build, *, folder: Path) -> None:
@@ -105,40 +108,61 @@ def build_student(build: Build, *, folder: Path) -> None:
             piece_dropout=_STUDENT_PIECE_DROPOUT,
         )  # fmt: skip
 
-    _train_and_save(build, "student", folder, build.plan(STUDENT_PLAN), draw_row, ())
+    train_and_save(
+        build.tokenizer, draw_row, build.plan(STUDENT_PLAN),
+        folder=folder, manifest=_manifest(build, "student"),
+    )  # fmt: skip
 
 
-def _train_and_save(
-    build: Build,
-    role: str,
-    folder: Path,
-    plan: Plan,
+def _manifest(build: Build, role: str) -> dict[str, object]:
+    return {
+        "role": role,
+        "seed": build.seed,
+        "held_out": {"share": HELD_OUT_SHARE, "seed": HELD_OUT_SEED},
+        "prompt_sha256": build.task.prompt_sha256,
+    }
+
+
+def train_and_save(
+    tokenizer: Tokenizer,
     draw_row: Callable[[], Row],
-    prompt_ids: list[int] | tuple[()],
+    plan: Plan,
+    *,
+    folder: Path,
+    manifest: Mapping[str, object],
+    prompts: Sequence[Sequence[int]] = (),
+    hidden_size: int = 192,
 ) -> None:
-    tokenizer = with_template(build.tokenizer, name=role)
-    model = new_model(tokenizer, seed=build.seed)
+    """Train a new model and write its folder.
+
+    Args:
+        tokenizer: without a template.
+        draw_row: gives the rows to train on.
+        plan: how long and how fast.
+        folder: where the model goes, named as it is.
+        manifest: what it is built with, ``seed`` and ``role`` among it, for ``build.json``.
+        prompts: token ids of the prompts that rows share.
+        hidden_size: of the model.
+    """
+    name, seed, role = folder.name, int(str(manifest["seed"])), str(manifest["role"])
+    model = new_model(with_template(tokenizer, name=role), seed=seed, hidden_size=hidden_size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    logger.info("%s: %.2f M parameters, %d steps", role, parameters / 1e6, plan.steps)
+    logger.info("%s: %.2f M parameters, %d steps", name, parameters / 1e6, plan.steps)
 
     def show(log: StepLog) -> None:
         logger.info(
-            "%s step %d/%d  loss %.4f  %.0f s", role, log.step, plan.steps, log.loss, log.seconds
+            "%s step %d/%d  loss %.4f  %.0f s", name, log.step, plan.steps, log.loss, log.seconds
         )
 
-    logs = train(
-        model, draw_row, plan, prompt_ids=prompt_ids, rng=random.Random(build.seed + 3), on_log=show
-    )
-    manifest = {
-        "role": role,
-        "seed": build.seed,
+    rng = random.Random(seed + 3)
+    logs = train(model, draw_row, plan, prompts=prompts, rng=rng, on_log=show)
+    whole = {
+        **manifest,
         "parameters": parameters,
-        "held_out": {"share": HELD_OUT_SHARE, "seed": HELD_OUT_SEED},
-        "prompt_sha256": build.task.prompt_sha256,
-        "prompt_tokens": len(prompt_ids),
+        "prompt_tokens": sum(map(len, prompts)),
         "plan": asdict(plan),
         "log": [asdict(log) for log in logs],
         "provenance": provenance(),
     }
-    save_model(model, build.tokenizer, folder=folder, role=role, manifest=manifest)
-    logger.info("%s written to %s", role, folder)
+    save_model(model, tokenizer, folder=folder, role=role, manifest=whole)
+    logger.info("%s written to %s", name, folder)

@@ -1,5 +1,7 @@
 """The README.md of each model."""
 
+from example_models.radio_cards import radio_card
+
 _FRONT_MATTER = """---
 license: apache-2.0
 library_name: transformers
@@ -107,8 +109,10 @@ The teacher is right on 199 of them. Training took 48 to 59 seconds."""
 _FIGURES = {"teacher": _TEACHER_FIGURES, "student": _STUDENT_FIGURES}
 
 
-def model_card(role: str) -> str:
-    """Front matter and text of the model card of ``"teacher"`` or ``"student"``."""
-    body = _TEACHER if role == "teacher" else _STUDENT
-    text = body.format(figures=_FIGURES[role]) + _COMMON.format(role=role)
-    return _FRONT_MATTER.format(tag="reasoning" if role == "teacher" else "instruct") + text
+def model_card(name: str) -> str:
+    """Front matter and text of the model card of ``"teacher"``, ``"radio-student"`` and so on."""
+    if name.startswith("radio-"):
+        return radio_card(name.removeprefix("radio-"))
+    body = _TEACHER if name == "teacher" else _STUDENT
+    text = body.format(figures=_FIGURES[name]) + _COMMON.format(role=name)
+    return _FRONT_MATTER.format(tag="reasoning" if name == "teacher" else "instruct") + text

@@ -22,7 +22,15 @@ def save_model(
     role: str,
     manifest: Mapping[str, object],
 ) -> None:
-    """Write ``folder``, replacing what is there; the weights are rounded to bfloat16."""
+    """Write ``folder``, replacing what is there; the weights are rounded to bfloat16.
+
+    Args:
+        model: the trained model.
+        tokenizer: its tokenizer, without a template.
+        folder: where it goes; its name decides the model card.
+        role: ``"teacher"`` or ``"student"``, which decides the chat template.
+        manifest: what ``build.json`` says.
+    """
     fresh = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -30,6 +38,6 @@ def save_model(
     with_template(tokenizer, name=role).save_pretrained(fresh)
     write_older_keys(fresh)
     write_json(fresh / "build.json", manifest)
-    (fresh / "README.md").write_text(model_card(role), encoding="utf-8")
+    (fresh / "README.md").write_text(model_card(folder.name), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)

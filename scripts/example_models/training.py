@@ -1,7 +1,7 @@
-"""Training from scratch on a CPU, with one long prompt shared by all rows of a step.
+"""Training from scratch on a CPU, with a long prompt, or a few, shared by the rows of a step.
 
-The prompt's keys and values are computed once per step and expanded over the batch; gradients of
-all rows flow back through them. That makes a step under 2,000 prompt tokens cost about as much as
+A prompt's keys and values are computed once per step and expanded over its rows; gradients of
+all of them flow back through it. That makes a step under 2,000 prompt tokens cost about as much as
 one without.
 """
 
@@ -27,12 +27,12 @@ class Row:
     Attributes:
         ids: everything after the shared prompt, or the whole row where it has none.
         trained_from: position in ``ids`` of the first token with a loss.
-        shared_prompt: whether the row stands behind the shared prompt.
+        shared_prompt: which of the shared prompts the row stands behind; None: behind none.
     """
 
     ids: Sequence[int]
     trained_from: int
-    shared_prompt: bool = False
+    shared_prompt: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def train(
     draw_row: Callable[[], Row],
     plan: Plan,
     *,
-    prompt_ids: Sequence[int] = (),
+    prompts: Sequence[Sequence[int]] = (),
     rng: random.Random,
     on_log: Callable[[StepLog], None],
 ) -> list[StepLog]:
@@ -115,8 +115,9 @@ def train(
     model.train()
     for step, rows in enumerate(_batches(draw_row, plan, rng), start=1):
         short = step <= plan.short_prompt_share * plan.steps
-        window = _window(len(prompt_ids), plan.prompt_window if short else None, rng)
-        loss = _step_loss(model, rows, prompt_ids, window, plan.router_loss_weight)
+        size = plan.prompt_window if short else None
+        windows = [_window(len(prompt), size, rng) for prompt in prompts]
+        loss = _step_loss(model, rows, prompts, windows, plan.router_loss_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -174,16 +175,16 @@ def _window(length: int, size: int | None, rng: random.Random) -> slice:
 def _step_loss(
     model: Qwen3MoeForCausalLM,
     rows: list[Row],
-    prompt_ids: Sequence[int],
-    window: slice,
+    prompts: Sequence[Sequence[int]],
+    windows: Sequence[slice],
     router_weight: float,
 ) -> torch.Tensor:
     """Mean loss of the trained tokens of all rows, plus the router's balance."""
-    with_prompt = [row for row in rows if row.shared_prompt]
-    without = [row for row in rows if not row.shared_prompt]
     total = torch.zeros(())
     count = 0
-    for group, ids, span in ((with_prompt, prompt_ids, window), (without, (), slice(0, 0))):
+    spans = [*zip(range(len(prompts)), prompts, windows, strict=True), (None, (), slice(0, 0))]
+    for number, ids, span in spans:
+        group = [row for row in rows if row.shared_prompt == number]
         if group:
             loss, tokens = _group_loss(model, group, ids, span, router_weight)
             total, count = total + loss, count + tokens
