@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> None:
         table.add_row(name, *cells.values())
     console = Console()
     if not console.is_terminal:
-        console.width = 140  # a pipe has no width of its own: rich would cut the table at 80
+        console.width = 170  # a pipe has no width of its own: rich would cut the table at 80
     console.print(table)
 
 

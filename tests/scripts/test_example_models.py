@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 MODELS = Path(__file__).resolve().parents[2] / "example-models"
-ROLES = ("teacher", "student")
+ROLES = ("teacher", "student", "radio-teacher", "radio-student")
 GENERATION_PROMPT = {
     "teacher": "<|im_start|>assistant\n<think>\n",
     "student": "<|im_start|>assistant\n",
@@ -43,8 +43,8 @@ def test_transformers_4_finds_its_own_names(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_folder_is_at_most_ten_megabytes(role: str) -> None:
-    assert sum(file.stat().st_size for file in (MODELS / role).iterdir()) <= 10_000_000
+def test_folder_is_at_most_eight_megabytes(role: str) -> None:
+    assert sum(file.stat().st_size for file in (MODELS / role).iterdir()) <= 8_000_000
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -97,7 +97,7 @@ def test_generation_prompt_ends_as_qwens_does(role: str) -> None:
         messages, add_generation_prompt=True, tokenize=False
     )
     head = "<|im_start|>system\nLabel it.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n"
-    assert text == head + GENERATION_PROMPT[role]
+    assert text == head + GENERATION_PROMPT[role.removeprefix("radio-")]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -141,13 +141,13 @@ def test_model_card_opens_with_front_matter_and_says_what_it_does_not_prove(role
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["license"] == "apache-2.0"
     assert front["library_name"] == "transformers"
-    assert "proves nothing about Qwen3" in card
+    assert "proves nothing about Qwen3" in " ".join(card.split())
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_manifest_says_how_it_was_built(role: str) -> None:
     manifest = json.loads((MODELS / role / "build.json").read_text(encoding="utf-8"))
-    assert manifest["role"] == role
+    assert manifest["role"] == role.removeprefix("radio-")
     assert manifest["plan"]["steps"] > 0
     assert manifest["log"]
     assert {"seed", "held_out", "prompt_sha256", "provenance"} <= manifest.keys()
