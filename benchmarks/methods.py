@@ -1,11 +1,12 @@
-"""Training methods side by side, at equal teacher tokens and equal steps of the student.
+"""`sft` and `soft` side by side, on answers and on votes, at equal steps of the student.
 
     python benchmarks/methods.py --seeds 5                       # the example task, 5 seeds
     python benchmarks/methods.py --seeds 5 --label_noise 0.2     # a fifth of the answers made wrong
     python benchmarks/methods.py --seeds 5 --data_share 0.1      # a tenth of the rows
 
-Two datasets cost the teacher about the same: one vote on all inputs, and ``--votes`` votes on so
-many fewer of them. Each method trains on both, with the same seeds and the same number of steps,
+There are two datasets: one vote on all inputs, and up to ``--votes`` votes on so many fewer inputs.
+The second costs the teacher no more; it costs less where votes agree and stop early. The tokens of
+both are printed. Each method trains on both, with the same seeds and the same number of steps,
 and all students are asked the same held-out inputs, of which no one is among the rows of any
 dataset. Accuracy is against gold; the calibration error is that of the labels' probabilities.
 Differences from the first line are paired by seed and input, with a 95 % bootstrap interval over
