@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "provenance": set(),
     "machine": set(),
     "tasks": {"config", "examples", "provenance", "yaml_files"},
-    "data": {"config", "provenance", "tasks"},
+    "data": {"config", "provenance", "tasks", "yaml_files"},
     "checkpoints": {"data", "tasks", "provenance"},
     "engines": GROUND | {"machine"},
     "labelling": GROUND | {"engines"},

@@ -12,7 +12,16 @@
 Every function takes the settings of its command as keyword arguments, by the same names.
 """
 
-from prompt_distillation.api import compare, evaluate, label, load_task, probe, train
+from prompt_distillation.api import (
+    compare,
+    evaluate,
+    generate_inputs,
+    inspect_data,
+    label,
+    load_task,
+    probe,
+    train,
+)
 from prompt_distillation.errors import PromptDistillationError
 from prompt_distillation.student import Student
 
@@ -23,6 +32,8 @@ __all__ = [
     "Student",
     "compare",
     "evaluate",
+    "generate_inputs",
+    "inspect_data",
     "label",
     "load_task",
     "probe",

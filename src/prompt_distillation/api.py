@@ -13,8 +13,10 @@ from prompt_distillation.config import split_settings
 
 if TYPE_CHECKING:  # what these import takes longer than `import prompt_distillation` may
     from prompt_distillation.data.comparison import Comparison
+    from prompt_distillation.data.inspection import Inspection
     from prompt_distillation.data.probes import Probes
     from prompt_distillation.data.results import Result
+    from prompt_distillation.labelling.input_generation import GeneratedInputs
     from prompt_distillation.labelling.pipeline import LabelResult
     from prompt_distillation.tasks import Task
     from prompt_distillation.training.manifest import TrainResult
@@ -34,6 +36,62 @@ def load_task(folder: str | Path) -> "Task":
         TaskError: the folder is not a task.
     """
     return tasks.load_task(Path(folder))
+
+
+def generate_inputs(*, output_file: str | Path, **settings: Any) -> "GeneratedInputs":
+    """Make inputs to label: from templates, or from a few examples of which a model makes more.
+
+    Examples:
+        >>> made = generate_inputs(
+        ...     templates="tasks/beethoven/questions.yaml",
+        ...     output_file="data/questions.jsonl",
+        ...     num_inputs=100,
+        ... )
+        >>> made.coverage["creative"]
+        20
+
+    Args:
+        output_file: the inputs, ``NAME.jsonl``; their manifest is written beside them.
+        settings: any setting of `GenerateConfig` by its flag's name, e.g. ``examples``,
+            ``num_inputs``, ``model_name``, ``engine``, ``seed``.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is not allowed.
+        InputError: templates or examples that cannot be used, or too few inputs came of them.
+        OutputExistsError: inputs are there already; pass ``overwrite=True`` to replace them.
+        EngineError: the model cannot be loaded or stopped answering; its answers are kept.
+    """
+    from prompt_distillation.config.generate_config import GenerateConfig
+    from prompt_distillation.labelling.input_generation import generate_inputs as run
+
+    return run(GenerateConfig.of(output_file=output_file, **settings))
+
+
+def inspect_data(
+    *, input_file: str | Path | None = None, dataset: str | Path | None = None, **settings: Any
+) -> "Inspection":
+    """Measure what is in inputs and in a dataset, before training on it; nothing is written.
+
+    Examples:
+        >>> found = inspect_data(input_file="data/questions.jsonl")
+        >>> found.parts[0].rows, found.failed
+        (100, [])
+
+    Args:
+        input_file: inputs, as `label` takes them.
+        dataset: chat rows, ``NAME.jsonl``; what `label` wrote beside it is inspected too.
+        settings: any setting of `InspectConfig` by its flag's name, e.g. ``task``,
+            ``model_name``, ``max_refused``.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is not allowed.
+        InputError: a file that is missing, or is not what it should be.
+        ModelError: the tokenizer cannot be loaded.
+    """
+    from prompt_distillation.config.inspect_config import InspectConfig
+    from prompt_distillation.data.inspection import inspect
+
+    return inspect(InspectConfig.of(input_file=input_file, dataset=dataset, **settings))
 
 
 def label(*, task: "Task | str | Path", input_file: str | Path, output_file: str | Path,

@@ -17,6 +17,8 @@ from prompt_distillation.cli.serve import ServeConfig
 from prompt_distillation.config import settings_of
 from prompt_distillation.config.compare_config import CompareConfig
 from prompt_distillation.config.evaluate_config import EvaluateConfig
+from prompt_distillation.config.generate_config import GenerateConfig
+from prompt_distillation.config.inspect_config import InspectConfig
 from prompt_distillation.config.judge_config import JudgeConfig
 from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.config.probe_config import ProbeConfig
@@ -47,8 +49,9 @@ def run_cli(*argv):
 CONFIGS = {
     "create-data": LabelConfig, "train": TrainConfig, "evaluate": EvaluateConfig,
     "compare": CompareConfig, "report": ReportConfig, "doctor": DoctorConfig, "init": InitConfig,
-    "review-labels": ReviewConfig, "export": ExportConfig, "judge": JudgeConfig,
-    "chat": ChatConfig, "serve": ServeConfig, "probe": ProbeConfig,
+    "review-labels": ReviewConfig, "export": ExportConfig, "generate-inputs": GenerateConfig,
+    "inspect-data": InspectConfig, "judge": JudgeConfig, "chat": ChatConfig,
+    "serve": ServeConfig, "probe": ProbeConfig,
 }  # fmt: skip
 
 
@@ -73,7 +76,9 @@ def test_version():
 def test_an_unknown_command():
     done = run_cli("distil")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: unknown command 'distil'; known are init, create-data")
+    assert done.stderr.startswith(
+        "error: unknown command 'distil'; known are init, generate-inputs"
+    )
 
 
 def test_the_installed_script_is_the_same():

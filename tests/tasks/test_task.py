@@ -238,3 +238,9 @@ def test_require_answer(language):
     assert language.require_answer("de", where="x") == "de"
     with pytest.raises(TaskError, match=r"gold\.txt, line 3: unknown label 'xx'.*ar, de, el"):
         language.require_answer("xx", where="gold.txt, line 3")
+
+
+def test_the_character_of_beethoven_has_591_words():
+    task = load_task(ROOT / "tasks" / "beethoven")
+    assert task.kind == "text"
+    assert len(task.prompt.split()) == 591

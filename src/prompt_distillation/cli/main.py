@@ -9,6 +9,11 @@ from prompt_distillation.cli.running import USER_ERROR, run_command
 
 COMMANDS = {
     "init": ("init", "write a folder to start from: a task, inputs and recipes"),
+    "generate-inputs": ("generate_inputs", "make inputs: from templates, or with a model"),
+    "inspect-data": (
+        "inspect_data",
+        "say what is in inputs and datasets, and what would spoil a run",
+    ),
     "create-data": ("create_data", "label inputs with the teacher"),
     "train": ("train", "fine-tune the student on the labels"),
     "evaluate": ("evaluate", "measure a model on held-out inputs"),
@@ -22,7 +27,7 @@ COMMANDS = {
     "serve": ("serve", "serve a student with vLLM's OpenAI-compatible server"),
     "doctor": ("doctor", "say what this machine has and which recipe fits"),
 }
-GO_ON = {"create-data", "train", "judge"}
+GO_ON = {"generate-inputs", "create-data", "train", "judge"}
 """Commands that continue where they stopped when they are run again after Ctrl-C."""
 
 
@@ -55,7 +60,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<15}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<17}{text}" for name, (_, text) in COMMANDS.items()]
     return (
         "usage: prompt-distillation COMMAND [--help] [flags]   (or --version)\n\n"
         "Distil a thinking model under a long prompt into a non-thinking model with no prompt.\n\n"

@@ -41,6 +41,7 @@ class Input:
         group: rows of one group fall on one side of a split.
         gold: the true label, where it is known.
         history: the turns before ``text``, for a conversation.
+        category: what the field ``category`` says; only inspection looks at it.
     """
 
     index: int
@@ -48,6 +49,7 @@ class Input:
     group: str
     gold: str | None = None
     history: tuple[ChatMessage, ...] = ()
+    category: str | None = None
 
 
 def read_inputs(path: Path, *, fields: InputConfig | None = None) -> Iterator[Input]:
@@ -161,6 +163,7 @@ def _input_of_row(
         group=encodable(str(group))[0] if group not in (None, "") else group_of_text(text, history),
         gold=_gold_text(gold) if gold not in (None, "") else None,
         history=history,
+        category=encodable(str(row["category"]))[0] if row.get("category") else None,
     )
     return item, text_changed or any(changed for _, changed in turns)
 

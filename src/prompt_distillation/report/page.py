@@ -85,14 +85,14 @@ class PageParts:
 def build_page(parts: PageParts) -> str:
     """The page as one text of HTML; every text of an input or a model is escaped."""
     main = parts.results[parts.main]
-    script = _resource("report.js")
-    template = _environment().get_template("report.html.jinja")
+    script = template_file("report.js")
+    template = html_environment().get_template("report.html.jinja")
     bill = parts.comparison.bill if parts.comparison else None
     heads, lines = _table_of_results(parts)
     page = template.render(
         title=f"{main.task}: {parts.main}",
         generator=Markup(GENERATOR),
-        css=Markup(_resource("report.css")),
+        css=Markup(template_file("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         main=main,
@@ -120,7 +120,8 @@ def is_own_page(path: Path) -> bool:
     return begins_with(path, GENERATOR.encode())
 
 
-def _environment() -> Environment:
+def html_environment() -> Environment:
+    """What renders the templates of pages: every value is escaped, every name must be known."""
     environment = Environment(
         loader=PackageLoader("prompt_distillation.report", "templates"),
         autoescape=True,
@@ -139,7 +140,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _resource(name: str) -> str:
+def template_file(name: str) -> str:
+    """The text of a file beside the templates."""
     folder = resources.files("prompt_distillation.report") / "templates"
     return (folder / name).read_text(encoding="utf-8")
 
