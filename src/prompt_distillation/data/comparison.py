@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prompt_distillation.data.intervals import Interval
+from prompt_distillation.data.intervals import Estimate, Interval
 from prompt_distillation.data.results import Confidence, PairedTest
 
 COMPARISON_FILE = "comparison.json"
@@ -82,7 +82,9 @@ class Cell:
 
     Attributes:
         result_file: its whole evaluation, a file beside the comparison.
+        n: answers that were judged, or for free text compared with a reference.
         cost: None where no prices were given.
+        chrf: similarity of free text to its reference, in [0, 1]; None for other kinds.
     """
 
     key: str
@@ -104,6 +106,12 @@ class Cell:
     alone: Latency
     loaded: Latency
     cost: QueryCost | None
+    chrf: Estimate | None = None
+
+    @property
+    def tokens_per_query(self) -> float:
+        """Tokens in and out."""
+        return self.prompt_tokens_per_query + self.completion_tokens_per_query
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -264,7 +264,7 @@ def _make_cell(config: CompareConfig, key: str, measured: _Measured) -> Cell:
     assert used is not None
     assert measured.alone is not None
     assert measured.loaded is not None
-    count = len(result.predictions)
+    count, texts = len(result.predictions), result.text_scores
     return Cell(
         key=key,
         title=TITLES[key],
@@ -273,7 +273,7 @@ def _make_cell(config: CompareConfig, key: str, measured: _Measured) -> Cell:
         with_prompt=result.with_prompt,
         thinking=result.thinking,
         result_file=_result_path(config, key).name,
-        n=result.summary.evaluated,
+        n=texts.n if texts else result.summary.evaluated,
         accuracy=result.summary.accuracy,
         interval=result.summary.accuracy_interval,
         macro_f1=result.summary.macro_f1,
@@ -285,6 +285,7 @@ def _make_cell(config: CompareConfig, key: str, measured: _Measured) -> Cell:
         alone=measured.alone,
         loaded=measured.loaded,
         cost=query_cost(config.costs, of_teacher=key.startswith(TEACHER_KEY), used=used, n=count),
+        chrf=texts.chrf if texts else None,
     )
 
 

@@ -288,6 +288,24 @@ def _grow(
         logger.info("examples-%03d: %d examples", number, len(one.texts))
         collected.rows += [{"text": text, "group": one.name} for text in one.texts]
     del collected.rows[config.num_inputs :]
+    grower = _ask_model(config, sets, collected, open_teacher)
+    _refuse_too_few(
+        config,
+        collected,
+        why=f"the last {grower.idle} of {grower.requests:,} requests brought nothing new",
+        remedy="add examples, raise --temperature or --idle_requests (what was paid for is in the "
+        "journal and is used again)",
+    )
+    return grower.requests
+
+
+def _ask_model(
+    config: GenerateConfig,
+    sets: Sequence[ExampleSet],
+    collected: Collected,
+    open_teacher: OpenTeacher | None,
+) -> "_Grower":
+    """Grow the example sets under the lock and the journal of the output."""
     task = _generation_task(config)
     label_config = LabelConfig(
         output_file=config.output_file,
@@ -315,14 +333,7 @@ def _grow(
             ),
         )  # fmt: skip
         run(grower.grow(teacher))
-    _refuse_too_few(
-        config,
-        collected,
-        why=f"the last {grower.idle} of {grower.requests:,} requests brought nothing new",
-        remedy="add examples, raise --temperature or --idle_requests (what was paid for is in the "
-        "journal and is used again)",
-    )
-    return grower.requests
+    return grower
 
 
 def _labeller(task: Task, config: LabelConfig, *, journal: Journal, outcomes: Outcomes) -> Labeller:

@@ -14,7 +14,7 @@ from prompt_distillation.report.sentences import (
 )
 
 HEADER = (
-    "| | accuracy | n | tokens in / out | time to first token | latency p50 / p95, one at a time "
+    "| | {quality} | n | tokens in / out | time to first token | latency p50 / p95, one at a time "
     "| latency p50 / p95, {concurrency} at a time | queries/s |"
 )
 RULE = "|---|---|---|---|---|---|---|---|"
@@ -23,7 +23,10 @@ RULE = "|---|---|---|---|---|---|---|---|"
 def comparison_markdown(comparison: Comparison) -> str:
     """The table of the cells, the costs where prices were given, and the student's confidence."""
     paired = comparison.student_against_teacher
-    lines = [HEADER.format(concurrency=comparison.cells[0].loaded.concurrency), RULE]
+    is_text = any(cell.chrf is not None for cell in comparison.cells)
+    quality = f"chrF to the {comparison.truth} texts" if is_text else "accuracy"
+    concurrency = comparison.cells[0].loaded.concurrency
+    lines = [HEADER.format(quality=quality, concurrency=concurrency), RULE]
     lines += [_row(cell) for cell in comparison.cells]
     speed = speed_sentence(comparison)
     lines += ["", speed] if speed else []
@@ -37,8 +40,11 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 def _row(cell: Cell) -> str:
     cached = f" ({cell.cached_tokens_per_query:.0f} cached)" if cell.cached_tokens_per_query else ""
+    quality = with_interval(cell.accuracy, cell.interval)
+    if cell.chrf is not None:
+        quality = cell.chrf.shown
     return (
-        f"| {cell.title} | {with_interval(cell.accuracy, cell.interval)} | {cell.n} "
+        f"| {cell.title} | {quality} | {cell.n} "
         f"| {cell.prompt_tokens_per_query:.0f}{cached} / {cell.completion_tokens_per_query:.1f} "
         f"| {milliseconds(cell.alone.first_token_p50)} "
         f"| {milliseconds(cell.alone.p50)} / {milliseconds(cell.alone.p95)} "
@@ -62,15 +68,23 @@ def _cost_lines(comparison: Comparison) -> Iterator[str]:
 def _bill_lines(bill: Bill) -> Iterator[str]:
     yield cost_sentence(bill)
     yield ""
-    yield "| queries per month | teacher | student | saving | return after a year | break-even |"
-    yield "|---|---|---|---|---|---|"
+    yield (
+        "| queries per month | teacher | student | saving | return after a month "
+        "| return after a year | break-even |"
+    )
+    yield "|---|---|---|---|---|---|---|"
     for month in bill.months:
         gain = month.return_on_training
-        times = "-" if gain is None else f"{gain:,.1f}x"
         yield (
             f"| {month.queries_per_month:,} | {money(month.before)} | {money(month.after)} "
-            f"| {money(month.saving)} | {times} | {_days(month)} |"
+            f"| {money(month.saving)} | {_times(gain, months=1)} | {_times(gain, months=12)} "
+            f"| {_days(month)} |"
         )
+
+
+def _times(gain: float | None, *, months: int) -> str:
+    """So many months of the saving over the cost of the training, from that of a year."""
+    return "-" if gain is None else f"{gain * months / 12:,.1f}x"
 
 
 def _days(month: MonthlySaving) -> str:

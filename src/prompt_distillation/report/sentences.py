@@ -45,13 +45,13 @@ def speed_sentence(comparison: Comparison) -> str:
     teacher, student = comparison.cell(TEACHER_KEY), comparison.cell(STUDENT_KEY)
     if teacher is None or student is None:
         return ""
-    tokens = teacher.prompt_tokens_per_query + teacher.completion_tokens_per_query
-    fewer = tokens / (student.prompt_tokens_per_query + student.completion_tokens_per_query)
+    before, after = teacher.tokens_per_query, student.tokens_per_query
+    change = f"{abs(1 - after / before):.1%} {'fewer' if after <= before else 'more'}"
     return (
         "Compared with the teacher, the student is "
         f"{teacher.alone.p50 / student.alone.p50:.1f} times faster on a single query, has "
         f"{student.queries_per_second / teacher.queries_per_second:.1f} times the throughput, and "
-        f"needs {fewer:.1f} times fewer tokens."
+        f"needs {after:,.0f} tokens per query, in and out, instead of {before:,.0f} ({change})."
     )
 
 
