@@ -89,13 +89,6 @@ class ChatConfig(Settings):
         super().__post_init__()
         if self.teacher.model_name == self.student.model_name == "none":
             raise ConfigError("--teacher_model and --student_path are both none; name one of them")
-        for name in ("teacher", "student"):
-            engine: EngineConfig = getattr(self, f"{name}_engine")
-            if engine.engine == "server" and engine.server_url is None:
-                raise ConfigError(
-                    f"--{name}_engine server needs --{name}_server_url, e.g. "
-                    "http://localhost:8000/v1"
-                )
 
 
 @dataclass(frozen=True, kw_only=True)
