@@ -1,4 +1,4 @@
-r"""From adapter to product: a merged checkpoint with a model card, if the adapter proves alive.
+r"""Merge an adapter into its base: a checkpoint and a card, if the adapter changes the outputs.
 
 ::
 

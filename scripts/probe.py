@@ -1,4 +1,4 @@
-"""Texts probed for what overlap cannot see: character, pressure, perplexity, forgetting.
+"""Texts probed for what automatic scores miss: character, pressure, perplexity, forgetting.
 
     python scripts/probe.py --task tasks/persona --test_file inputs.txt
     python scripts/probe.py --probes perplexity,forgetting

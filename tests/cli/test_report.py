@@ -101,7 +101,7 @@ def test_nothing_is_replaced_that_is_not_an_older_report(tmp_path: Path) -> None
     before = hashes(tmp_path)
     free = {"--output_file": tmp_path / "report.html", "--plots_dir": tmp_path / "plots"}
     for wrong, said in (
-        ({"--output_file": tmp_path / "result.json"}, "would be written, and"),
+        ({"--output_file": tmp_path / "result.json"}, "would overwrite the input"),
         ({"--output_file": tmp_path / "notes.html"}, "was not written by this command"),
         ({"--output_file": tmp_path / "pictures"}, "was not written by this command"),
         ({"--plots_dir": tmp_path / "pictures"}, "was not written by this command"),

@@ -132,7 +132,7 @@ def overlapping(folder):
 def test_an_output_that_would_destroy_an_input_is_refused(tmp_path, monkeypatch, pair):
     monkeypatch.chdir(tmp_path)
     output, source = overlapping(tmp_path)[pair]
-    with pytest.raises(ConfigError, match="would destroy"):
+    with pytest.raises(ConfigError, match="would overwrite"):
         refuse_unsafe_outputs([Path(output)], [Path(source)], is_ours=lambda _: True)
 
 

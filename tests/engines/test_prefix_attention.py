@@ -43,5 +43,5 @@ def test_it_is_ordinary_attention_over_both_parts(
 def test_a_prefix_that_did_not_arrive_is_an_error() -> None:
     query = key = torch.randn(1, 3, 2, 8)
 
-    with pytest.raises(PrefixNotSharedError, match="Layer does not hand on"):
+    with pytest.raises(PrefixNotSharedError, match="Layer does not pass"):
         prefix_attention(Layer(), query, key, key, torch.ones(1, 1, 2, 9, dtype=torch.bool))

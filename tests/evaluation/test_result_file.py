@@ -97,7 +97,7 @@ def test_only_a_result_may_be_replaced_and_no_input(tmp_path: Path, result: Resu
     check_output(tmp_path / "r.json", [dataset, None])
     with pytest.raises(OutputExistsError, match=r"dataset\.jsonl"):
         check_output(dataset, [])
-    with pytest.raises(ConfigError, match="would destroy"):
+    with pytest.raises(ConfigError, match="would overwrite"):
         check_output(tmp_path / "r.json", [tmp_path / "r.json"])
 
 

@@ -194,7 +194,7 @@ def test_a_folder_that_holds_an_input_or_lies_in_one_is_refused(tmp_path, where)
     write_rows(rows, 1)
     (tmp_path / "link").symlink_to(tmp_path / "data")
     with (
-        pytest.raises(ConfigError, match="would destroy the other"),
+        pytest.raises(ConfigError, match="would overwrite"),
         hold(tmp_path / where.replace("data", "link", 1), inputs=[rows, model]),
     ):
         pass

@@ -113,11 +113,14 @@ class PairConfig(Settings):
 class CompareConfig(PairConfig):
     """Settings of `compare.py` and of `compare`."""
 
-    cells: str = option(",".join(DEFAULT_CELLS), "what to measure, separated by commas")
+    cells: str = option(
+        ",".join(DEFAULT_CELLS), "models and prompts to measure, separated by commas"
+    )
     output_dir: Path = option(Path("./comparison"), "folder for results, tables and plots")
     overwrite: bool = option(False, "replace a comparison that is already there")
     score_labels: bool = option(
-        True, "also score the student's labels in one pass: calibration, coverage, the cascade"
+        True,
+        "also score the labels: calibration, accuracy against coverage, the cascade",
     )
     latency_samples: int = option(50, "queries timed one after the other", low=1, high=100_000)
     concurrency: int = option(

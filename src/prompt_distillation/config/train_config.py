@@ -69,7 +69,10 @@ class SoftConfig(Settings):
         low=0, high=1,
     )  # fmt: skip
     soft_temperature: float = option(
-        1.0, "of the stored candidates, the teacher's and the student's alike", above=0, high=100
+        1.0,
+        "softmax temperature of the stored candidates, for teacher and student",
+        above=0,
+        high=100,
     )
 
 

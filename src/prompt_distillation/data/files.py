@@ -79,8 +79,7 @@ def refuse_unsafe_outputs(
             raise ConfigError(f"cannot use {output} as an output: {error}") from error
         if source is not None:
             raise ConfigError(
-                f"{output} would be written, and {source} is read: writing one would destroy the "
-                "other; choose another output"
+                f"the output {output} would overwrite the input {source}; choose another output"
             )
         if taken and not is_ours(output):
             raise OutputExistsError(

@@ -106,7 +106,9 @@ def prefix_attention(
     """
     if shared_prefix is None:
         if attention_mask is not None and attention_mask.shape[-1] != key.shape[2]:
-            raise PrefixNotSharedError(f"{type(module).__name__} does not hand on the prefix")
+            raise PrefixNotSharedError(
+                f"{type(module).__name__} does not pass the shared prefix to its attention"
+            )
         output: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, **keywords
         )

@@ -1,4 +1,4 @@
-"""What overlap with a reference cannot see of texts: character, pressure, perplexity, forgetting.
+"""Probes of texts, for what automatic scores miss: character, pressure, perplexity, forgetting.
 
 First every model answers every question, through an engine; a model that is asked several things
 is loaded once. Then the student before and after is loaded by transformers, to score texts.

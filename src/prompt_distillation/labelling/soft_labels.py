@@ -5,10 +5,10 @@ as the teacher wrote them. Where the answers are labels it also holds the probab
 a student learns to write ``de`` where the teacher wrote ``Final Answer: de``, and no token of one
 is a token of the other.
 
-The probability of a label is read off where the written one stands, token by token. An alternative
-that begins other labels (or one label, and then no further letter) gives them its probability, in
-equal parts, times that of the written tokens before it. What goes on as written goes to the written
-label. What fits no label is left out, and the rest is scaled to 1.
+The probability of a label is read off where the written one stands, token by token. If an
+alternative token could start several labels, its probability, times that of the written tokens
+before it, is divided equally among them. What continues as written goes to the written label.
+Tokens that start no label are dropped, and the remainder is renormalised.
 """
 
 import math

@@ -124,7 +124,7 @@ class AnswerKind(Protocol):
     def written_as_in(self, prompt: str) -> Iterable[tuple[str, str]]:
         """Answers, each as the prompt asks to write it: `read` must find the answer in the text.
 
-        It is proved when a task is loaded, before anything is paid for.
+        This is checked when a task is loaded, before anything is paid for.
         """
 
     def max_tokens(self, *, with_prompt: bool) -> int:

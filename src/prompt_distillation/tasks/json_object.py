@@ -185,7 +185,7 @@ def _parse(text: str) -> Any:
 
     def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) < len(pairs):
-            raise ValueError("a key stands twice")
+            raise ValueError("duplicate key")
         return dict(pairs)
 
     def refuse(constant: str) -> Any:

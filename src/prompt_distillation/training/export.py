@@ -1,4 +1,4 @@
-"""From adapter to product: a merged checkpoint with a model card, if the adapter proves alive."""
+"""Merge an adapter into its base: a checkpoint and a card, if the adapter changes the outputs."""
 
 import importlib.util
 import logging

@@ -127,8 +127,8 @@ def _group_size(shapes: Mapping[str, list[int]]) -> int:
         if all(width % size == 0 for width in widths):
             return size
     raise ModelError(
-        f"--quantise w4a16: rows of {min(widths)} to {max(widths)} weights do not fall into groups "
-        f"of {', '.join(map(str, GROUP_SIZES))}"
+        f"--quantise w4a16: the row widths {min(widths)} to {max(widths)} are not all divisible "
+        f"by one of {', '.join(map(str, GROUP_SIZES))}; export without --quantise"
     )
 
 
