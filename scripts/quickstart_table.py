@@ -20,9 +20,8 @@ from rich.table import Table
 from prompt_distillation.cli.running import run_command
 from prompt_distillation.data.intervals import Interval, wilson_interval
 from prompt_distillation.data.result_files import read_result
-from prompt_distillation.data.results import Prediction, Result
+from prompt_distillation.data.results import Result
 from prompt_distillation.errors import ConfigError, InputError
-from prompt_distillation.evaluation.field_scores import field_scores
 from prompt_distillation.tasks import RejectReason
 
 Cell = tuple[str, str]
@@ -56,32 +55,9 @@ def _json_cells(result: Result) -> Iterator[Cell]:
     yield "JSON", _share(valid + reasons.get(RejectReason.SCHEMA, 0), total)
     yield "valid", _share(valid, total)
     yield "all right", _share(result.summary.correct, result.summary.evaluated)
-    yield "leaf F1", _leaf_f1(result.predictions)
+    if scores := result.field_scores:
+        yield "leaf F1", _percent(scores.f1, scores.f1_interval)
     yield "n", str(result.summary.evaluated)
-
-
-def _leaf_f1(predictions: Sequence[Prediction]) -> str:
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    counts = []
-    for item in predictions:
-        scores = field_scores([item])
-        fields = scores.fields.values() if scores else ()
-        counts.append([sum(f.correct for f in fields), sum(f.given + f.wanted for f in fields)])
-    correct, total = np.array(counts).T
-
-    def f1(correct, total, axis=-1):
-        return 2 * correct.sum(axis=axis) / total.sum(axis=axis)
-
-    interval = None
-    if len(counts) > 1:
-        found = bootstrap(
-            (correct, total), f1, paired=True, method="percentile", n_resamples=1000,
-            rng=np.random.default_rng(0),
-        ).confidence_interval  # fmt: skip
-        interval = Interval(low=float(found.low), high=float(found.high))
-    return _percent(float(f1(correct, total)), interval)
 
 
 def _share(count: int, total: int) -> str:
