@@ -81,6 +81,13 @@ if [ "$fresh" = yes ]; then
 fi
 mkdir -p "$data" models
 
+if [ "$task" = persona ]; then
+  # The same questions as in example-data/persona.jsonl, which the teacher was built with.
+  inputs=$data/questions.jsonl
+  stage "inputs: questions from templates" \
+    "$python" scripts/generate_inputs.py --templates tasks/persona/questions.yaml \
+    --num_inputs 900 --output_file "$inputs" --overwrite
+fi
 stage "label: the teacher thinks under its prompt" \
   "$python" create_data.py --config "$recipe-create-data.yaml" --task "tasks/$task" \
   --input_file "$inputs" --output_file "$dataset" --overwrite
