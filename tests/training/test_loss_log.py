@@ -4,7 +4,8 @@ from rich.console import Console
 from training.tiny_student import build_tokenizer
 
 from prompt_distillation.data.chat_rows import ChatRow
-from prompt_distillation.training.encode import encode_rows, end_of_turn_ids
+from prompt_distillation.engines.prompts import end_of_turn_ids
+from prompt_distillation.training.encode import encode_rows
 from prompt_distillation.training.loss_log import show_example
 
 
