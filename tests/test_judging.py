@@ -208,7 +208,7 @@ def test_somebodys_folder_is_left_alone(tmp_path: Path) -> None:
 
     with pytest.raises(OutputExistsError, match="not written by this command"):
         judge(settings(tmp_path), open_judge=scripted(lambda pair: "tie").open)
-    with pytest.raises(ConfigError, match="is read"):
+    with pytest.raises(ConfigError, match="would overwrite"):
         judge(settings(tmp_path, output_dir=tmp_path), open_judge=scripted(lambda p: "tie").open)
 
 

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -87,9 +88,14 @@ def test_a_merged_folder_stays_and_is_not_replaced(tiny_models, adapter, tmp_pat
 def test_the_openai_client_gets_the_answers_of_the_student(adapter, tmp_path: Path) -> None:
     port = free_port()
     command = [*PROGRAM, str(adapter), "--port", str(port), "--max-num-seqs", "4"]
-    log = (tmp_path / "log").open("w+")
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment) as process:
+    with (
+        # Short: the path of a Unix socket in it has at most 107 characters.
+        tempfile.TemporaryDirectory(dir="/tmp") as temporary,
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=ROOT, env={**os.environ, "TMPDIR": temporary}
+        ) as process,
+    ):
         try:
             wait_until_up(f"http://127.0.0.1:{port}/health", process)
             for _ in range(100):  # the command looks for itself, now and then
@@ -105,14 +111,13 @@ def test_the_openai_client_gets_the_answers_of_the_student(adapter, tmp_path: Pa
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
+        # The temporary merged model is gone.
+        assert not list(Path(temporary).glob("prompt-distillation-merged-*"))
     shown = (tmp_path / "log").read_text()
-    log.close()
     assert model.id == "mine"
     assert answer.usage.completion_tokens > 0
     assert f"curl -s http://127.0.0.1:{port}/v1/chat/completions" in shown
     assert "Traceback" not in shown
-    # The temporary merged model is gone.
-    assert not list(tmp_path.glob("prompt-distillation-merged-*"))
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_inputs_that_are_there_are_replaced_only_when_told_to(tmp_path):
 def test_examples_are_never_written_over(tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_text('{"text": "mine"}\n')
-    with pytest.raises(ConfigError, match="would destroy"):
+    with pytest.raises(ConfigError, match="would overwrite"):
         generate_inputs(
             GenerateConfig.of(examples=path, output_file=path, num_inputs=5, overwrite=True)
         )

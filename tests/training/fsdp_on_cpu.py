@@ -37,4 +37,5 @@ state.AcceleratorState.__init__ = start_as_on_gpus
 accelerator.fsdp2_prepare_model = shard_and_count
 counts = Path(sys.argv[1])
 sys.argv = sys.argv[2:]
+sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))  # as Python does for a script
 runpy.run_path(sys.argv[0], run_name="__main__")
