@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ADAPTER_OFF = "none"
+"""What ``--teacher_model`` calls the student's own base."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
@@ -121,8 +124,6 @@ def is_sharded() -> bool:
 
 def prepare(config: TrainConfig, options: Mapping[str, Any]) -> PreparedRun:
     """Read and encode the rows."""
-    from transformers import AutoConfig
-
     from prompt_distillation.data.chat_rows import read_chat_rows
     from prompt_distillation.engines.prompts import end_of_turn_ids
     from prompt_distillation.training.encode import encode_rows
@@ -131,12 +132,7 @@ def prepare(config: TrainConfig, options: Mapping[str, Any]) -> PreparedRun:
     eval_file = held_out_file(config)
     held_out = read_chat_rows(eval_file) if eval_file else None
     tokenizer = load_student_tokenizer(config.model, config.chat_template_path)
-    try:
-        model_config = AutoConfig.from_pretrained(config.model.model_name, **_source(config.model))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot read the configuration of {config.model.model_name}: {error}"
-        ) from error
+    model_config = configuration_of(config.model)
     stop_ids = end_of_turn_ids(tokenizer, _generation_config(config.model, model_config))
     encoded, encoded_held_out = (
         encode_rows(
@@ -155,6 +151,26 @@ def prepare(config: TrainConfig, options: Mapping[str, Any]) -> PreparedRun:
         config=config, options=options, model_config=model_config, tokenizer=tokenizer,
         rows=encoded, held_out=encoded_held_out,
     )  # fmt: skip
+
+
+def configuration_of(model: ModelConfig) -> Any:
+    """A model's configuration, as transformers reads it.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model.model_name, **_source(model))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read the configuration of {model.model_name}: {error}") from error
+
+
+def teacher_in_memory(config: TrainConfig) -> ModelConfig | None:
+    """The teacher that a run holds beside its student; None where there is none."""
+    on_policy = config.method == "on_policy" and config.teacher.model_name != ADAPTER_OFF
+    return config.teacher if on_policy and config.on_policy.teacher_server_url is None else None
 
 
 def _source(model: ModelConfig) -> dict[str, Any]:

@@ -212,6 +212,22 @@ def test_a_step_of_so_many_tokens_has_the_rows_that_hold_them(settings):
         )
 
 
+def test_a_teacher_in_memory_is_counted_and_its_rows_are_padded(settings):
+    flags = {"method": "on_policy", "per_device_train_batch_size": 2}
+    alone, beside, served = (
+        plan_run(with_flags(settings, **flags, **teacher), capacity_gib=80.0, on_gpu=False)
+        for teacher in (
+            {},
+            {"teacher_model": settings.config.model.model_name},
+            {"teacher_model": "served", "teacher_server_url": "http://localhost:9/v1"},
+        )
+    )
+    assert alone.micro_batch == MicroBatch(2, 4)
+    assert beside.memory.teacher == beside.memory.weights
+    assert beside.memory.total == alone.memory.total + beside.memory.weights
+    assert served.memory.total == alone.memory.total
+
+
 def test_a_step_is_cut_into_equal_passes_that_fit():
     assert cut_rows([100] * 50, 12, max_tokens=1200) == MicroBatch(12, 1)
     assert cut_rows([100] * 50, 12, max_tokens=700) == MicroBatch(6, 2)

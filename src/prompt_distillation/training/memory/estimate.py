@@ -8,7 +8,7 @@ shows up with its real price.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
 
@@ -46,6 +46,7 @@ class MemoryEstimate:
 
     Attributes:
         weights: of the base model; with FSDP its share, and the layers gathered at a time.
+        teacher: weights of a second model that scores the student's answers.
         adapters: trained parameters beside it; 0 for a full fine-tune.
         gradients: of the trained parameters.
         held_gradients: of them, those that stand when a backward pass begins: all where a step
@@ -62,6 +63,7 @@ class MemoryEstimate:
     """
 
     weights: float
+    teacher: float
     adapters: float
     gradients: float
     held_gradients: float
@@ -80,7 +82,7 @@ class MemoryEstimate:
 
         In between, activations are freed as gradients are allocated.
         """
-        lasting = self.weights + self.adapters + self.optimizer + self.context
+        lasting = self.weights + self.teacher + self.adapters + self.optimizer + self.context
         momentary = self.experts + self.dequantised
         begin = self.held_gradients + self.checkpoints + max(self.layers + momentary, self.logits)
         return lasting + max(begin, self.gradients + self.layer + momentary)
@@ -103,6 +105,7 @@ class Workload:
         on_gpu: whether a device's own share is counted.
         four_bit: how the base weights are quantised; None where they are not.
         shards: devices that each hold a share of weights, adapters and optimizer (FSDP); else 1.
+        teacher: configuration of a second model in memory, in the base's type; None: there is none.
     """
 
     base_dtype_bytes: int
@@ -116,6 +119,7 @@ class Workload:
     on_gpu: bool
     four_bit: FourBitConfig | None = None
     shards: int = 1
+    teacher: Any = None
 
 
 def estimate_memory(config: Any, work: Workload) -> MemoryEstimate:
@@ -138,6 +142,9 @@ def estimate_memory(config: Any, work: Workload) -> MemoryEstimate:
     gathered = 2 * (base.linear + base.experts) / layers if work.shards > 1 else 0
     return MemoryEstimate(
         weights=base.total / work.shards + gathered,
+        teacher=base_weights(work.teacher, replace(work, four_bit=None)).total
+        if work.teacher
+        else 0,
         adapters=0 if full else trainable * 4,
         gradients=trainable * trained_bytes,
         held_gradients=trainable * trained_bytes if work.passes > 1 else 0,

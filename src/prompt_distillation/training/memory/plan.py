@@ -15,7 +15,13 @@ from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.errors import ConfigError
 from prompt_distillation.machine import GIB, memory_bytes
 from prompt_distillation.training.encode import IGNORED, EncodedRows
-from prompt_distillation.training.loading import PreparedRun, base_dtype, process_count
+from prompt_distillation.training.loading import (
+    PreparedRun,
+    base_dtype,
+    configuration_of,
+    process_count,
+    teacher_in_memory,
+)
 from prompt_distillation.training.lora.adapter import ALL_LINEAR, ATTENTION, number_of_experts
 from prompt_distillation.training.memory.estimate import (
     MemoryEstimate,
@@ -149,9 +155,9 @@ def micro_batch(run: PreparedRun) -> MicroBatch:
             )
         mean = run.rows.tokens / len(lengths)
         asked = max(1, round(config.tokens_per_step / mean / process_count()))
-        limit = max_tokens if config.fill_micro_batch else rows * max(lengths)
+        limit = max_tokens if fills(run) else rows * max(lengths)
         return cut_rows(lengths, min(asked, len(lengths)), max_tokens=limit)
-    if not config.fill_micro_batch or packs(run):
+    if not fills(run) or packs(run):
         return MicroBatch(rows, steps)
     return fill_micro_batch(lengths, MicroBatch(rows, steps), max_tokens=max_tokens)
 
@@ -191,6 +197,11 @@ def fill_micro_batch(lengths: Sequence[int], asked: MicroBatch, *, max_tokens: i
         if sum(longest[:merged]) <= max_tokens:
             return MicroBatch(merged, steps)
     return asked
+
+
+def fills(run: PreparedRun) -> bool:
+    """Whether rows are laid end to end; on-policy rows are padded, whatever the flag says."""
+    return run.config.fill_micro_batch and run.config.method != "on_policy"
 
 
 def packs(run: PreparedRun) -> bool:
@@ -267,7 +278,8 @@ def workload(run: PreparedRun, *, on_gpu: bool) -> Workload:
     config = run.config
     batch = micro_batch(run)
     lengths, trained = _fullest_pass(run, batch.rows)
-    padded = not config.fill_micro_batch and not packs(run)
+    padded = not fills(run) and not packs(run)
+    teacher = teacher_in_memory(config)
     return Workload(
         base_dtype_bytes=base_dtype(config, on_gpu=on_gpu).itemsize,
         lora=config.lora if config.lora.use_lora else None,
@@ -280,6 +292,7 @@ def workload(run: PreparedRun, *, on_gpu: bool) -> Workload:
         on_gpu=on_gpu,
         four_bit=config.four_bit if config.four_bit.load_in_4bit else None,
         shards=process_count() if "ACCELERATE_USE_FSDP" in os.environ else 1,
+        teacher=configuration_of(teacher) if teacher else None,
     )
 
 

@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 from prompt_distillation.checkpoints import check_model
 from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.data.files import sibling
-from prompt_distillation.errors import ConfigError, InputError, ModelError
+from prompt_distillation.errors import ConfigError, InputError
 from prompt_distillation.tasks import Task, task_files
-from prompt_distillation.training.loading import PreparedRun, load_student
+from prompt_distillation.training.loading import (
+    ADAPTER_OFF,
+    PreparedRun,
+    configuration_of,
+    load_student,
+    teacher_in_memory,
+)
 from prompt_distillation.training.teacher_contexts import (
     TeacherContext,
     check_lengths,
@@ -31,9 +37,6 @@ logger = logging.getLogger(__name__)
 
 SHOWN_TOKENS = 16
 """Of the teacher's context, in the log."""
-
-ADAPTER_OFF = "none"
-"""What ``--teacher_model`` calls the student's own base."""
 
 
 class OnPolicyDistillation:
@@ -172,25 +175,10 @@ class OnPolicyDistillation:
         if self._server is not None:
             own = self._server.max_length
         else:
-            config = run.model_config if self._asks_base else self._teacher_config()
+            config = run.model_config if self._asks_base else configuration_of(self._config.teacher)
             own = getattr(config.get_text_config(), "max_position_embeddings", None)
         limits = [limit for limit in (own, self._settings.teacher_max_length) if limit]
         return min(limits, default=None)
-
-    def _teacher_config(self) -> Any:
-        from transformers import AutoConfig
-
-        teacher = self._config.teacher
-        try:
-            return AutoConfig.from_pretrained(
-                teacher.model_name,
-                revision=teacher.revision,
-                trust_remote_code=teacher.trust_remote_code,
-            )
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"cannot read the configuration of the teacher {teacher.model_name}: {error}"
-            ) from error
 
     def trainer(self, run: PreparedRun, **arguments: Any) -> Any:
         """See `OnPolicyTrainer`.
@@ -220,7 +208,7 @@ class OnPolicyDistillation:
 
     def _load_teacher(self, *, on_gpu: bool) -> Any:
         """The teacher in process; None where it is the student's base, or behind a server."""
-        if self._asks_base or self._server is not None:
+        if teacher_in_memory(self._config) is None:
             return None
         from dataclasses import replace
 
