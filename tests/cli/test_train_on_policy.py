@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from training.killed_training import train_until_killed
 from training.tiny_student import LABELS, build_student, build_tokenizer, save_student, write_rows
 
 from prompt_distillation.cli.train import main
@@ -100,24 +101,20 @@ def test_a_run_after_sft_moves_its_adapter_and_says_who_the_teacher_was(
     assert (run / "plots").is_dir()
 
 
-def test_a_run_that_stopped_goes_on_with_the_same_curve(tmp_path, train_file, student):
+def test_a_killed_run_goes_on_with_the_same_curve(tmp_path, train_file, student):
     # The base with the adapter off; two rows a pass, two passes a step, and several epochs.
     options = (
         "--per_device_train_batch_size=4", "--gradient_accumulation_steps=2",
-        "--num_train_epochs=3", "--save_steps=3", "--learning_rate=0.01",
+        "--num_train_epochs=2", "--save_steps=3", "--learning_rate=0.01",
     )  # fmt: skip
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
     main(flags(train_file, student, whole, *options))
-    main(flags(train_file, student, stopped, *options, "--save_total_limit=none"))
-    # What a kill after step 7 leaves: checkpoints, and no manifest.
-    for name in ("training_manifest.json", "adapter_config.json", "adapter_model.safetensors"):
-        (stopped / name).unlink()
-    for step in (9, 12):
-        for file in (stopped / f"checkpoint-{step}").iterdir():
-            file.unlink()
-    main(flags(train_file, student, stopped, *options, "--save_total_limit=none"))
-    assert losses(stopped) == pytest.approx(losses(whole), abs=1e-5)
-    ours = load_file(stopped / "adapter_model.safetensors")
+    train_until_killed(flags(train_file, student, killed, *options), step=5)
+    assert not (killed / "training_manifest.json").exists()
+    assert (killed / "checkpoint-3").is_dir()
+    main(flags(train_file, student, killed, *options))
+    assert losses(killed) == pytest.approx(losses(whole), abs=1e-5)
+    ours = load_file(killed / "adapter_model.safetensors")
     for name, tensor in load_file(whole / "adapter_model.safetensors").items():
         assert (ours[name] - tensor).abs().max() < 1e-5, name
 

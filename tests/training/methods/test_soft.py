@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from training.killed_training import train_until_killed
 from training.tiny_student import LABELS, build_tokenizer, save_student, write_rows
 
 from prompt_distillation.cli.train import main
@@ -193,14 +194,16 @@ def train_file(tmp_path):
     return write_rows(tmp_path / "rows.jsonl", 48)
 
 
+def flags(train_file, student, output_dir, *more):
+    return [
+        f"--train_file={train_file}", f"--model_name={student}",
+        f"--output_dir={output_dir}", "--report_to=none", "--gradient_checkpointing=false",
+        "--learning_rate=0.005", *more,
+    ]  # fmt: skip
+
+
 def train(train_file, student, output_dir, *more):
-    main(
-        [
-            f"--train_file={train_file}", f"--model_name={student}",
-            f"--output_dir={output_dir}", "--report_to=none", "--gradient_checkpointing=false",
-            "--learning_rate=0.005", *more,
-        ]
-    )  # fmt: skip
+    main(flags(train_file, student, output_dir, *more))
     manifest = json.loads((output_dir / "training_manifest.json").read_text())
     return manifest, json.loads((output_dir / "log_history.json").read_text())
 
@@ -245,20 +248,17 @@ def test_padded_rows_train_what_rows_laid_end_to_end_train(tmp_path, train_file,
     assert losses(filled) == pytest.approx(half, rel=1e-4)
 
 
-def test_a_run_that_stopped_goes_on_with_the_same_curve(tmp_path, train_file, student):
+def test_a_killed_run_goes_on_with_the_same_curve(tmp_path, train_file, student):
     write_logprobs(train_file)
-    options = ("--method=soft", "--num_train_epochs=2", "--save_steps=2", "--save_total_limit=none")
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = ("--method=soft", "--num_train_epochs=2", "--save_steps=2")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
     _, first = train(train_file, student, whole, *options)
-    train(train_file, student, stopped, *options)
-    # What a kill after step 4 leaves: checkpoints, and no manifest.
-    for name in ("training_manifest.json", "adapter_config.json", "adapter_model.safetensors"):
-        (stopped / name).unlink()
-    for file in (stopped / "checkpoint-6").iterdir():
-        file.unlink()
-    _, second = train(train_file, student, stopped, *options)
+    train_until_killed(flags(train_file, student, killed, *options), step=5)
+    assert not (killed / "training_manifest.json").exists()
+    assert (killed / "checkpoint-4").is_dir()
+    _, second = train(train_file, student, killed, *options)
     assert losses(second) == pytest.approx(losses(first), abs=1e-6)
-    ours = load_file(stopped / "adapter_model.safetensors")
+    ours = load_file(killed / "adapter_model.safetensors")
     for name, tensor in load_file(whole / "adapter_model.safetensors").items():
         assert (ours[name] - tensor).abs().max() < 1e-6, name
 
