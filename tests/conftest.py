@@ -1,7 +1,10 @@
 """What many tests share: tiny random models, built once a session, offline."""
 
+import importlib
 import importlib.util
 import os
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ import pytest
 # Nothing in a test may wait for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
+# A shell that starts the tests in the background lets them and all their children ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Small enough for several engines beside each other; read when vLLM starts.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
@@ -108,8 +113,28 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     )
 
 
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs `prompt-distillation NAME FLAGS` in this process, in ``tmp_path``; gives its stdout."""
+    from prompt_distillation.cli.main import COMMANDS
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *flags: object) -> str:
+        module = importlib.import_module(f"prompt_distillation.cli.{COMMANDS[name][0]}")
+        capsys.readouterr()
+        assert not module.main([str(flag) for flag in flags])
+        return capsys.readouterr().out
+
+    return run
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs vLLM where vLLM cannot run."""
+    """Files with slow tests first, so that processes end together; skip what cannot run here."""
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
     if importlib.util.find_spec("vllm") is not None:
         return
     skip = pytest.mark.skip(reason="vLLM is not installed (no AVX-512, or not wanted)")

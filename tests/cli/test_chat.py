@@ -125,7 +125,7 @@ def test_one_question_with_its_cost(models: list[str]) -> None:
     [
         (["--student_path", "none", "--teacher_model", "none"], "are both none"),
         (["--student_path", "./no/such"], "no model at"),
-        (["--teacher_engine", "server"], "needs --server_url"),
+        (["--teacher_engine", "server"], "--teacher_engine server needs --teacher_server_url"),
         (["--task", "no/task"], "no task at"),
     ],
 )

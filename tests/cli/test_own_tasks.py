@@ -1,8 +1,6 @@
 """A user's own task of each kind, with conversations: a folder, no code, through all commands."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +60,13 @@ def write_project(folder: Path, kind: str) -> None:
     (folder / "inputs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def command(folder: Path, name: str, *arguments: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "prompt_distillation", name, *map(str, arguments)],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.mark.parametrize(
     "kind", ["classification", "text", pytest.param("json", marks=pytest.mark.vllm)]
 )
-def test_an_own_task_with_conversations_goes_through_all_commands(kind, tmp_path) -> None:
+def test_an_own_task_with_conversations_goes_through_all_commands(kind, command, tmp_path) -> None:
     write_project(tmp_path, kind)
     command(
-        tmp_path, "create-data", "--task", "task", "--input_file", "inputs.jsonl",
+        "create-data", "--task", "task", "--input_file", "inputs.jsonl",
         "--output_file", "rows.jsonl", "--model_name", MODELS / "teacher", "--held_out", 0.4,
         "--max_thinking_tokens", 24, "--max_tokens", 256, "--temperature", 0.3, *LABELLING[kind],
     )  # fmt: skip
@@ -94,7 +83,7 @@ def test_an_own_task_with_conversations_goes_through_all_commands(kind, tmp_path
     assert {True, False} == set.union(*sides.values())
 
     command(
-        tmp_path, "train", "--train_file", "rows.jsonl", "--model_name", MODELS / "student",
+        "train", "--train_file", "rows.jsonl", "--model_name", MODELS / "student",
         "--output_dir", "student", "--assistant_turns", "all", "--max_steps", 2,
         "--report_to", "none",
     )  # fmt: skip
@@ -102,7 +91,7 @@ def test_an_own_task_with_conversations_goes_through_all_commands(kind, tmp_path
     assert manifest["config"]["assistant_turns"] == "all"
 
     shown = command(
-        tmp_path, "evaluate", "--task", "task", "--model_path", "student", "--engine",
+        "evaluate", "--task", "task", "--model_path", "student", "--engine",
         "transformers", "--test_file", "inputs.jsonl", "--train_data_file", "rows.jsonl",
         "--output_file", "result.json", "--max_tokens", 32,
     )  # fmt: skip
@@ -114,7 +103,7 @@ def test_an_own_task_with_conversations_goes_through_all_commands(kind, tmp_path
     assert ("are valid by the schema" in shown) is (kind == "json")
     assert (result["field_scores"] is not None) is (kind == "json")
 
-    command(tmp_path, "report", "--result_file", "result.json", "--model_path", "student")
+    command("report", "--result_file", "result.json", "--model_path", "student")
     page = (tmp_path / "report.html").read_text()
     assert ('id="h-fields"' in page) is (kind == "json")
     assert ('id="h-matrix"' in page) is (kind == "classification")

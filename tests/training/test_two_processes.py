@@ -16,12 +16,13 @@ ROOT = Path(__file__).parents[2]
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 
 
-def flags(train_file, student, output_dir):
+def flags(rows, student, output_dir):
     return [
-        f"--train_file={train_file}", f"--model_name={student}", f"--output_dir={output_dir}",
+        f"--train_file={rows / 'rows.jsonl'}", f"--eval_file={rows / 'held-out.jsonl'}",
+        f"--model_name={student}", f"--output_dir={output_dir}",
         "--report_to=none", "--gradient_checkpointing=false", "--save_strategy=no",
-        "--train_sampling_strategy=sequential", "--eval_file=none", "--learning_rate=0.005",
-        "--num_train_epochs=2",
+        "--train_sampling_strategy=sequential", "--learning_rate=0.005", "--num_train_epochs=2",
+        "--per_device_eval_batch_size=2", "--held_out_answers=0",
     ]  # fmt: skip
 
 
@@ -33,14 +34,17 @@ def run(command, **variables):
     assert done.returncode == 0, done.stderr
 
 
-def losses(output_dir):
+def losses(output_dir, name="loss"):
     history = json.loads((output_dir / "log_history.json").read_text())
-    return [entry["loss"] for entry in history if "loss" in entry]
+    return [entry[name] for entry in history if name in entry]
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", 48)
+    folder = tmp_path_factory.mktemp("rows")
+    write_rows(folder / "rows.jsonl", 48)
+    write_rows(folder / "held-out.jsonl", 7)  # no multiple of the processes or of a batch
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,9 @@ def one_process(rows, student, tmp_path_factory):
 
 def assert_the_same(one, two):
     assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    held_out = losses(one, "eval_loss")
+    assert held_out
+    assert losses(two, "eval_loss") == pytest.approx(held_out, abs=1e-4)
     ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (two, one))
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
@@ -68,21 +75,13 @@ def test_two_processes_train_what_one_does(rows, student, one_process, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("filled", ["true", "false"])
-def test_held_out_rows_count_once_however_many_processes_share_them(
-    rows, student, tmp_path, filled
-):
-    held_out = write_rows(tmp_path / "held-out.jsonl", 7)
+def test_padded_held_out_rows_count_once_however_many_processes_share_them(rows, student, tmp_path):
     looks = []
     for count in ("1", "2"):
-        asked = [flag for flag in flags(rows, student, tmp_path / count) if "eval_file" not in flag]
-        asked += [
-            f"--eval_file={held_out}", "--per_device_eval_batch_size=2", "--max_steps=1",
-            "--held_out_answers=0", "--learning_rate=0", f"--fill_micro_batch={filled}",
-        ]  # fmt: skip
+        asked = [*flags(rows, student, tmp_path / count), "--max_steps=1", "--learning_rate=0"]
+        asked += ["--fill_micro_batch=false"]
         run(["bash", "train_trl.sh", *asked], NUM_PROCESSES=count, PYTHON=sys.executable)
-        history = json.loads((tmp_path / count / "log_history.json").read_text())
-        looks.append([entry["eval_loss"] for entry in history if "eval_loss" in entry])
+        looks.append(losses(tmp_path / count, "eval_loss"))
     assert looks[1] == pytest.approx(looks[0], abs=1e-5)
 
 
