@@ -268,7 +268,7 @@ def compare(*, task: "Task | str | Path", test_file: str | Path, **settings: Any
 
 
 def probe(*, task: "Task | str | Path", test_file: str | Path, **settings: Any) -> "Probes":
-    """Measure what overlap cannot see of texts: character, pressure, perplexity, forgetting.
+    """Measure what automatic scores of texts miss: character, pressure, perplexity, forgetting.
 
     Examples:
         >>> probes = probe(

@@ -8,17 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompt_distillation.cli.options import parse_options
-from prompt_distillation.config import (
-    EngineConfig,
-    ModelConfig,
-    SamplingConfig,
-    Settings,
-    block,
-    option,
-)
-from prompt_distillation.config.compare_config import CostConfig
-from prompt_distillation.config.evaluate_config import DEFAULT_STUDENT
-from prompt_distillation.config.label_config import DEFAULT_TEACHER
+from prompt_distillation.config import EngineConfig, SamplingConfig, block, option
+from prompt_distillation.config.compare_config import CostConfig, ModelsConfig
 from prompt_distillation.data.files import write_jsonl
 from prompt_distillation.data.text import encodable, safe_for_terminal, shorten
 from prompt_distillation.errors import ConfigError, OutputWriteError
@@ -51,31 +42,15 @@ SHOWN_REASONING = 600
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatConfig(Settings):
+class ChatConfig(ModelsConfig):
     """Options of `chat.py`."""
 
     task: Path = option(Path("tasks/language"), "task folder, with task.yaml and the prompt")
     question: str | None = option(None, "ask only this, then end")
-    teacher: ModelConfig = block(
-        ModelConfig,
-        prefix="teacher_",
-        rename={"model_name": "teacher_model"},
-        model_name=DEFAULT_TEACHER,
-    )
     teacher_engine: EngineConfig = block(
         EngineConfig, prefix="teacher_", omit=NO_RAY, gpu_memory_utilization=0.45
     )
-    teacher_sampling: SamplingConfig = block(
-        SamplingConfig, prefix="teacher_", rename={"seed": "seed"}, temperature=0.15,
-        max_tokens=4096,
-    )  # fmt: skip
     thinking: bool = option(True, "the teacher reasons first; the answer follows </think>")
-    student: ModelConfig = block(
-        ModelConfig,
-        prefix="student_",
-        rename={"model_name": "student_path", "base_model": "base_model"},
-        model_name=DEFAULT_STUDENT,
-    )
     student_engine: EngineConfig = block(
         EngineConfig, prefix="student_", omit=NO_RAY, gpu_memory_utilization=0.45
     )

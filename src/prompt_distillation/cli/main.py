@@ -20,7 +20,10 @@ COMMANDS = {
     "compare": ("compare", "measure teacher and student side by side: accuracy, latency, cost"),
     "judge": ("judge", "let a model compare the answers of student and teacher"),
     "chat": ("chat", "talk to the teacher and to the student, side by side"),
-    "probe": ("probe", "measure what overlap cannot see of texts: character, pressure, forgetting"),
+    "probe": (
+        "probe",
+        "measure what automatic scores of texts miss: character, pressure, forgetting",
+    ),
     "review-labels": ("review_labels", "check labels that may be wrong, in the terminal"),
     "report": ("report", "show what was measured: an HTML page, pictures, W&B, a model card"),
     "export": ("export_model", "merge an adapter into a checkpoint that vLLM serves, and test it"),

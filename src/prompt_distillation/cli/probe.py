@@ -1,11 +1,11 @@
-"""`scripts/probe.py`: what overlap with a reference cannot see of texts."""
+"""`scripts/probe.py`: what automatic scores of texts miss."""
 
 from collections.abc import Sequence
 
 from prompt_distillation.cli.options import parse_options
 from prompt_distillation.config.probe_config import ProbeConfig
 
-DESCRIPTION = """Measure what overlap with a reference cannot see of texts.
+DESCRIPTION = """Measure what automatic scores of texts miss.
 
   python scripts/probe.py --task tasks/persona --test_file inputs.txt
   python scripts/probe.py --probes perplexity,forgetting

@@ -74,8 +74,8 @@ class CostConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairConfig(Settings):
-    """The teacher, the student, and the inputs that both are asked."""
+class ModelsConfig(Settings):
+    """The teacher and the student."""
 
     teacher: ModelConfig = block(
         ModelConfig,
@@ -96,6 +96,12 @@ class PairConfig(Settings):
         rename={"model_name": "student_path", "base_model": "base_model"},
         model_name=DEFAULT_STUDENT,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig(ModelsConfig):
+    """The teacher, the student, and the inputs that both are asked."""
+
     test: TestConfig = block(TestConfig)
     engine: EngineConfig = block(EngineConfig)
 

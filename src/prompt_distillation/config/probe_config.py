@@ -1,4 +1,4 @@
-"""Settings of the probes: what is measured of texts that overlap with a reference cannot see."""
+"""Settings of the probes: they measure in texts what automatic scores miss."""
 
 from dataclasses import dataclass
 from pathlib import Path

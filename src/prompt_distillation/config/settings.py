@@ -16,6 +16,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -311,12 +312,21 @@ def _assemble(kind: type[Config], given: Mapping[str, Any], defaults: Mapping[st
     values: dict[str, Any] = dict(defaults)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         if "kind" in field.metadata:
-            values[field.name] = _assemble(
-                field.metadata["kind"], given.get(field.name, {}), field.metadata["defaults"]
-            )
+            meta = field.metadata
+            try:
+                values[field.name] = _assemble(
+                    meta["kind"], given.get(field.name, {}), meta["defaults"]
+                )
+            except ConfigError as error:
+                raise ConfigError(_with_flags(str(error), meta["flags"])) from error
         elif field.name in given:
             values[field.name] = given[field.name]
     return kind(**values)
+
+
+def _with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """A block's message with the names that its settings have in this command."""
+    return re.sub(r"--(\w+)", lambda found: f"--{flags.get(found[1], found[1])}", message)
 
 
 def flat(config: Any) -> dict[str, Any]:

@@ -61,7 +61,8 @@ class TeacherServer:
             max_retries=ATTEMPTS - 1,
         )
         try:
-            served = {card.id: card for card in self._client.models.list().data}
+            once = self._client.with_options(max_retries=0)  # a wrong address shows at once
+            served = {card.id: card for card in once.models.list().data}
         except OpenAIError as error:
             raise EngineError(
                 f"no teacher at --teacher_server_url {url}: {error}; start one with `vllm serve`"
