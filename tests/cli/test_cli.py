@@ -18,6 +18,7 @@ from prompt_distillation.config import settings_of
 from prompt_distillation.config.compare_config import CompareConfig
 from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.config.generate_config import GenerateConfig
+from prompt_distillation.config.improve_config import ImproveConfig
 from prompt_distillation.config.inspect_config import InspectConfig
 from prompt_distillation.config.judge_config import JudgeConfig
 from prompt_distillation.config.label_config import LabelConfig
@@ -51,7 +52,7 @@ CONFIGS = {
     "compare": CompareConfig, "report": ReportConfig, "doctor": DoctorConfig, "init": InitConfig,
     "review-labels": ReviewConfig, "export": ExportConfig, "generate-inputs": GenerateConfig,
     "inspect-data": InspectConfig, "judge": JudgeConfig, "chat": ChatConfig,
-    "serve": ServeConfig, "probe": ProbeConfig,
+    "serve": ServeConfig, "probe": ProbeConfig, "improve": ImproveConfig,
 }  # fmt: skip
 
 

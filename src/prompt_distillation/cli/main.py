@@ -17,6 +17,7 @@ COMMANDS = {
     "create-data": ("create_data", "label inputs with the teacher"),
     "train": ("train", "fine-tune the student on the labels"),
     "evaluate": ("evaluate", "measure a model on held-out inputs"),
+    "improve": ("improve", "label what the student is least sure of, train on, measure; in rounds"),
     "compare": ("compare", "measure teacher and student side by side: accuracy, latency, cost"),
     "judge": ("judge", "let a model compare the answers of student and teacher"),
     "chat": ("chat", "talk to the teacher and to the student, side by side"),
@@ -30,7 +31,7 @@ COMMANDS = {
     "serve": ("serve", "serve a student with vLLM's OpenAI-compatible server"),
     "doctor": ("doctor", "say what this machine has and which recipe fits"),
 }
-GO_ON = {"generate-inputs", "create-data", "train", "judge"}
+GO_ON = {"generate-inputs", "create-data", "train", "improve", "judge"}
 """Commands that continue where they stopped when they are run again after Ctrl-C."""
 
 

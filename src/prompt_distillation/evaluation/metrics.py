@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from prompt_distillation.data.intervals import wilson_interval
+from prompt_distillation.data.intervals import Estimate, bootstrap_interval, wilson_interval
 from prompt_distillation.data.results import (
     UNPARSEABLE,
     Agreement,
@@ -17,6 +17,7 @@ from prompt_distillation.data.results import (
     Usage,
     WorstLabel,
 )
+from prompt_distillation.evaluation.text_scores import sentence_chrf
 
 ERROR_EXAMPLES = 3
 WORST_LABELS = 5
@@ -245,3 +246,23 @@ def usage(
         queries_per_second=count / run_seconds,
         latency_seconds_mean=sum(latencies) / len(latencies) if latencies else None,
     )
+
+
+def held_out_scores(predictions: Sequence[Prediction]) -> dict[int, float]:
+    """Index of each input with a known answer -> 1 or 0, or of texts the chrF."""
+    return {
+        item.index: sentence_chrf(item.predicted or "", item.ground_truth)
+        if item.correct is None
+        else float(item.correct)
+        for item in predictions
+        if item.ground_truth is not None
+    }
+
+
+def paired_gain(before: Mapping[int, float], after: Mapping[int, float]) -> Estimate:
+    """The mean difference of two students' scores, with a 95 % bootstrap interval over inputs."""
+    import numpy as np
+
+    gains = np.array([after[index] - before[index] for index in sorted(before)])
+    interval = bootstrap_interval(lambda places: float(gains[places].mean()), len(gains))
+    return Estimate(value=float(gains.mean()), interval=interval)

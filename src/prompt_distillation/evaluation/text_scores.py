@@ -174,6 +174,13 @@ def _sacrebleu_scores(
     return bleu, chrf, Estimate(value=ratio(lengths), interval=interval)
 
 
+def sentence_chrf(text: str, reference: str) -> float:
+    """Similarity of one text to its reference by sacrebleu's chrF, in [0, 1]."""
+    import sacrebleu
+
+    return float(sacrebleu.sentence_chrf(text, [reference]).score) / 100
+
+
 def _rouge_l(texts: list[str], references: list[str]) -> Estimate | None:
     from rouge_score import rouge_scorer
     from rouge_score.tokenizers import DefaultTokenizer

@@ -115,6 +115,7 @@ class GeneratedInputs:
         coverage: category, or group where there are none -> inputs.
         refused: reason -> texts that were not kept.
         requests: made or found in the journal; 0 from templates.
+        completion_tokens: that the model wrote in them.
     """
 
     output_file: Path
@@ -123,6 +124,7 @@ class GeneratedInputs:
     coverage: Mapping[str, int]
     refused: Mapping[str, int]
     requests: int = 0
+    completion_tokens: int = 0
 
 
 def generate_inputs(
@@ -148,11 +150,12 @@ def generate_inputs(
     source = find_example(config.templates or config.examples or Path())
     _check_outputs(config, source)
     collected = Collected(near=NearDuplicates(config.near_duplicates))
-    requests = 0
+    requests, tokens = 0, 0
     if config.templates is not None:
         _fill_templates(config, source, collected)
     else:
-        requests = _grow(config, source, collected, open_teacher=open_teacher)
+        grower = _grow(config, source, collected, open_teacher=open_teacher)
+        requests, tokens = grower.requests, grower.tokens
     by = "category" if config.templates is not None else "group"
     result = GeneratedInputs(
         output_file=config.output_file,
@@ -161,6 +164,7 @@ def generate_inputs(
         coverage=collected.coverage(by),
         refused=dict(collected.refused),
         requests=requests,
+        completion_tokens=tokens,
     )
     _write(config, collected, result, source=source)
     if console is not None:
@@ -276,8 +280,8 @@ def _grow(
     collected: Collected,
     *,
     open_teacher: OpenTeacher | None,
-) -> int:
-    """Ask the model until there are enough inputs; returns the number of requests."""
+) -> "_Grower":
+    """Ask the model until there are enough inputs; returns who asked."""
     examples = [item.text for item in read_inputs(source, fields=config.fields)]
     sets = example_sets(
         [text for text in examples if collected.accepts(text)],
@@ -296,7 +300,7 @@ def _grow(
         remedy="add examples, raise --temperature or --idle_requests (what was paid for is in the "
         "journal and is used again)",
     )
-    return grower.requests
+    return grower
 
 
 def _ask_model(
@@ -374,6 +378,7 @@ class _Grower:
 
     Attributes:
         requests: whose answers were taken.
+        tokens: that the model wrote, also in requests whose answers were not needed.
         idle: of them, how many in a row brought nothing new.
     """
 
@@ -383,6 +388,7 @@ class _Grower:
     settings: str
     labeller_for: Callable[[Outcomes], Labeller]
     requests: int = 0
+    tokens: int = 0
     idle: int = 0
 
     async def grow(self, open_teacher: OpenTeacher) -> None:
@@ -399,7 +405,9 @@ class _Grower:
                             engine = await stack.enter_async_context(open_teacher())
                         await labeller.ask_for(engine, work)
                     for item in items:
-                        self._take(item, outcomes.take(item.key)[0]["teacher_answer"])
+                        outcome, _ = outcomes.take(item.key)
+                        self.tokens += outcome["completion_tokens"]
+                        self._take(item, outcome["teacher_answer"])
                 logger.info(
                     "%d of %d inputs after %d requests; refused: %s",
                     len(self.collected.rows), self.config.num_inputs, self.requests,
@@ -461,7 +469,11 @@ def _write(
         "inputs_sha256": hashlib.sha256(lines.encode()).hexdigest(),
         "replaced_sha256": sha256_of_file(old) if old.is_file() else None,
         "source": {"path": str(source), "sha256": sha256_of_file(source)},
-        "counts": {"inputs": result.count, "requests": result.requests},
+        "counts": {
+            "inputs": result.count,
+            "requests": result.requests,
+            "completion_tokens": result.completion_tokens,
+        },
         "coverage": result.coverage,
         "groups": collected.coverage("group"),
         "refused": result.refused,
