@@ -32,7 +32,7 @@ from prompt_distillation.data.files import read_json, sibling, write_json, write
 from prompt_distillation.data.improvement import Improvement
 from prompt_distillation.data.inputs import Input, read_inputs
 from prompt_distillation.data.splits import is_held_out
-from prompt_distillation.engines.base import Completion, Request
+from prompt_distillation.engines import Completion, Engine, Request
 from prompt_distillation.improving import improve
 from prompt_distillation.labelling import pipeline
 
@@ -65,8 +65,11 @@ class Replay:
             seconds=output["seconds"],
         )
 
+    async def aclose(self) -> None:
+        """There is nothing to free."""
+
     @asynccontextmanager
-    async def open(self) -> "AsyncIterator[Replay]":
+    async def open(self) -> AsyncIterator[Engine]:
         """It is always open."""
         yield self
 

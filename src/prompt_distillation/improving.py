@@ -35,6 +35,7 @@ from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.config.train_config import TrainConfig
 from prompt_distillation.data.dataset_files import read_records
 from prompt_distillation.data.files import (
+    DatasetPart,
     atomic_writer,
     read_json,
     read_jsonl,
@@ -476,7 +477,10 @@ class _Rounds:
             return student
         write_jsonl(file, rows)
         # So that evaluate.py knows what is held out, and what was trained on in earlier rounds.
-        for part, sources in (("records", self.datasets), ("heldout", self.datasets[:1])):
+        parts: dict[DatasetPart, list[Path]] = {
+            "records": self.datasets, "heldout": self.datasets[:1],
+        }  # fmt: skip
+        for part, sources in parts.items():
             with atomic_writer(sibling(file, part), "wb") as target:
                 for source in sources:
                     with sibling(source, part).open("rb") as opened:
