@@ -91,7 +91,10 @@ def check_model(model: str, *, weights: bool = True) -> None:
             "expected a folder written by train_sft_trl.py or save_pretrained"
         )
     if weights and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise ModelError(f"the model at {model} is incomplete: {MODEL_CONFIG} without any weights")
+        raise ModelError(
+            f"the model at {model} is incomplete: {MODEL_CONFIG} without any weights; copy or "
+            "download it again"
+        )
 
 
 def _looks_like_path(model: str) -> bool:
@@ -129,7 +132,10 @@ def read_adapter_base(folder: Path) -> str | None:
     if not isinstance(fields, dict):
         raise ModelError(f"{path}: expected a JSON object, got a {type(fields).__name__}")
     if not any(folder.glob("adapter_model.*")):
-        raise ModelError(f"the adapter at {folder} is incomplete: it has no adapter_model file")
+        raise ModelError(
+            f"the adapter at {folder} is incomplete: it has no adapter_model file; copy it again, "
+            "or pass a folder in which training has ended"
+        )
     base = fields.get("base_model_name_or_path")
     return str(base) if base else None
 
@@ -156,7 +162,8 @@ def merged_in_memory(model: Any, adapter: Path) -> Any:
         return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelError(
-            f"the adapter at {adapter} does not fit its base model: {error}"
+            f"the adapter at {adapter} does not fit its base model, which --base_model names: "
+            f"{error}"
         ) from error
 
 

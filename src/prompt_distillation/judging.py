@@ -489,7 +489,7 @@ def read_person(path: Path) -> dict[int, str]:
             raise InputError(f"{where}: a second verdict on input {index}; leave one")
         verdicts[int(index)] = verdict
     if not verdicts:
-        raise InputError(f"{path} holds no verdicts")
+        raise InputError(f"{path} holds no verdicts; give each input a winner")
     return verdicts
 
 

@@ -93,7 +93,7 @@ def test_free_text_has_metrics_of_its_own(make_text_result, model: Path) -> None
     assert [m["type"] for m in entry["metrics"]] == ["bleu", "chrf", "rouge"]
     assert entry["metrics"][2]["value"] == 0.5
     assert "| ROUGE-L | 0.500 (0.500-0.500) | 3 |" in path.read_text()
-    with pytest.raises(ModelError, match="nothing to write"):
+    with pytest.raises(ModelError, match="would say nothing; evaluate"):
         update_model_card(model, make_text_result(references=0, total=4))
 
 

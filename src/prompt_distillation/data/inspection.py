@@ -179,7 +179,9 @@ def inspect(config: InspectConfig) -> Inspection:
     if config.dataset is not None:
         collected.read_dataset(config.dataset)
     if not collected.rows and not collected.unreadable:
-        raise InputError(f"{', '.join(collected.files)}: no inputs or rows to inspect")
+        raise InputError(
+            f"{', '.join(collected.files)}: no inputs or rows; pass a file that has some"
+        )
     count, unit = token_counter(config.model_name)
     prompt = load_task(config.task).prompt if config.task else ""
     parts, near = [], {}

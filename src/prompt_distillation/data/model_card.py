@@ -112,8 +112,8 @@ def update_model_card(folder: Path, result: Result) -> Path:
     metrics = eval_results(result)
     if not metrics:
         raise ModelError(
-            f"the result compares no answer with a {result.truth} answer, so there is nothing to "
-            "write into the card"
+            f"the result compares no answer with a {result.truth} answer, so the card would say "
+            "nothing; evaluate with --truth gold or teacher"
         )
     text = path.read_text(encoding="utf-8") if path.is_file() else f"# {folder.name}\n"
     try:

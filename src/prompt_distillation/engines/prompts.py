@@ -290,7 +290,8 @@ class PromptEncoder:
             )
         except TemplateError as error:
             raise RequestFailedError(
-                f"the chat template refuses this conversation: {error}"
+                f"the chat template refuses this conversation: {error}; --chat_template_kwargs "
+                "passes arguments to it"
             ) from error
         return text
 

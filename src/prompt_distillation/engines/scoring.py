@@ -83,7 +83,9 @@ class LabelScorer:
             for label in labels
         }
         if len(set(ways.values())) < len(ways):
-            raise TaskError(f"two of the labels {', '.join(labels)} are the same tokens")
+            raise TaskError(
+                f"two of the labels {', '.join(labels)} are the same tokens; rename one of them"
+            )
         self._nodes = list(_grow(ways, ()).walk())
 
     async def complete(self, request: Request) -> LabelScores:

@@ -115,7 +115,8 @@ class TransformersEngine:
         if len(prompt) >= self._max_length:
             raise RequestFailedError(
                 f"the prompt has {len(prompt)} tokens and leaves no room for an answer: the limit "
-                f"of both together is {self._max_length}"
+                f"of both together is {self._max_length}; shorten the prompt or the input, or "
+                "raise --max_model_len if it is set"
             )
 
     def _submit(self, work: _Work) -> None:

@@ -107,7 +107,8 @@ def compare_results(first: Result, second: Result, *, where: str) -> PairedTest:
     shared = [key if key in answers else None for key in keys]
     if not any(shared):
         raise InputError(
-            f"{where} has no evaluated input in common with this run: there is nothing to compare"
+            f"{where} has no evaluated input in common with this run; pass a result on the same "
+            "test file"
         )
     return paired_test(
         [key[-1] if key else None for key in shared],

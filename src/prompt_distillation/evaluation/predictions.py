@@ -192,7 +192,10 @@ def replay(path: Path, items: Sequence[TestItem], *, task: Task) -> Iterator[Pre
     for number, (row, item) in enumerate(zip(rows, items, strict=True), start=1):
         where = f"{path}, prediction {number}"
         if "text" in row and encodable(str(row["text"]))[0] != item.input.text:
-            raise InputError(f"{where}: its text is not that of input {item.input.index + 1}")
+            raise InputError(
+                f"{where}: its text is not that of input {item.input.index + 1}; "
+                "pass the inputs that it was made from"
+            )
         yield prediction_of(item, _answer(row, task, where=where), task=task)
 
 

@@ -165,7 +165,7 @@ def _check_readable(task: Task, *, path: Path) -> None:
 
 def _read_prompt(prompt_path: Path, *, path: Path) -> str:
     if not prompt_path.is_file():
-        raise TaskError(f"{path}: the prompt file {prompt_path} is missing")
+        raise TaskError(f"{path}: the prompt file {prompt_path} is missing; write it")
     try:
         prompt = prompt_path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:

@@ -102,7 +102,7 @@ def export(
         require_compressed_tensors()
     resolved = resolve_model(config.model_path, config.base_model)
     if resolved.adapter is None:
-        raise ModelError(f"{config.model_path} is not an adapter, so there is nothing to merge")
+        raise ModelError(f"{config.model_path} is a whole model already; pass an adapter's folder")
     place = config.output_dir.resolve()  # `.` has no name
     partial = place.with_name(f".{place.name}.partial")
     inputs = [resolved.adapter, Path(resolved.base), config.rows_file, config.evaluation_file]

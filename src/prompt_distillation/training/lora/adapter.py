@@ -235,7 +235,10 @@ def _adapt_further(model: Any, folder: Path, *, way: str) -> Any:
             autocast_adapter_dtype=not is_deepspeed_zero3_enabled(),
         )
     except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"the adapter at {folder} does not fit the model: {error}") from error
+        raise ModelError(
+            f"the adapter at {folder} does not fit the model; pass the one that it was trained on: "
+            f"{error}"
+        ) from error
 
 
 def lora_config(model: Any, settings: LoraSettings, targets: Targets) -> Any:
