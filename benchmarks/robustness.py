@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from hostile_cases import ALL_CASES
+from hostile_cases.fixtures import Things
 from hostile_cases.launching import Launcher
-from hostile_cases.things import Things
 from hostile_cases.trial import BrokenPromiseError, Case, Trial, opened
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
+from hostile_cases.fixtures import CHECKPOINT_FLAGS, input_lines, server_flags, train_flags
 from hostile_cases.launching import ROOT
 from hostile_cases.scripted_server import ScriptedServer, labels
-from hostile_cases.things import CHECKPOINT_FLAGS, input_lines, server_flags, train_flags
 from hostile_cases.trial import Case, Trial, require
 
 TASK = f"--task={ROOT / 'tasks' / 'language'}"

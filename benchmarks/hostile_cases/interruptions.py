@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hostile_cases.fixtures import CHECKPOINT_FLAGS, input_lines, server_flags, train_flags
 from hostile_cases.scripted_server import Reply, ScriptedServer, completion, labels
 from hostile_cases.text_is_data import TASK, Act, label, read_rows, serving
-from hostile_cases.things import CHECKPOINT_FLAGS, input_lines, server_flags, train_flags
 from hostile_cases.trial import Case, Outcome, Trial, require
 
 

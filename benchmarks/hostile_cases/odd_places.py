@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable, Iterator
 
+from hostile_cases.fixtures import input_lines, train_flags
 from hostile_cases.scripted_server import labels
 from hostile_cases.text_is_data import TASK, Act, label, serving
-from hostile_cases.things import input_lines, train_flags
 from hostile_cases.trial import Case, Trial, require
 
 NAMES = {

@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from hostile_cases.fixtures import chat_row, input_lines, server_flags, train_flags
 from hostile_cases.launching import ROOT
 from hostile_cases.scripted_server import ScriptedServer, labels
-from hostile_cases.things import chat_row, input_lines, server_flags, train_flags
 from hostile_cases.trial import Case, Trial, require
 
 TASK = f"--task={ROOT / 'tasks' / 'language'}"

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hostile_cases.fixtures import chat_row, input_lines, train_flags
 from hostile_cases.scripted_server import ScriptedServer, labels
 from hostile_cases.text_is_data import TASK, Act, label, read_rows, serving
-from hostile_cases.things import chat_row, input_lines, train_flags
 from hostile_cases.trial import Case, Outcome, Trial, Word, require
 
 Content = bytes | str

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from hostile_cases.fixtures import input_lines
 from hostile_cases.scripted_server import labels
 from hostile_cases.text_is_data import Act, label, serving
-from hostile_cases.things import input_lines
 from hostile_cases.trial import Case, Trial, Word, require
 
 SEED_TAKERS = ("create_data", "train", "evaluate", "compare")

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+from hostile_cases.fixtures import input_lines
 from hostile_cases.scripted_server import (
     MODEL,
     Reply,
@@ -19,7 +20,6 @@ from hostile_cases.scripted_server import (
     unused_port,
 )
 from hostile_cases.text_is_data import TASK, Act, label, read_rows, serving
-from hostile_cases.things import input_lines
 from hostile_cases.trial import Case, Trial, Word, require
 
 INPUTS = 4

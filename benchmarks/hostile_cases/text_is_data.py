@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hostile_cases.fixtures import chat_row, input_lines, server_flags, train_flags
 from hostile_cases.launching import ROOT
 from hostile_cases.scripted_server import (
     Reply,
@@ -16,7 +17,6 @@ from hostile_cases.scripted_server import (
     echoes,
     labels,
 )
-from hostile_cases.things import chat_row, input_lines, server_flags, train_flags
 from hostile_cases.trial import Case, Outcome, Trial, require
 
 TASK = f"--task={ROOT / 'tasks' / 'language'}"

@@ -6,8 +6,8 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hostile_cases.fixtures import CHECKPOINT_FLAGS, chat_row, input_lines, train_flags
 from hostile_cases.text_is_data import Act
-from hostile_cases.things import CHECKPOINT_FLAGS, chat_row, input_lines, train_flags
 from hostile_cases.trial import Case, Trial, require
 
 
@@ -228,9 +228,9 @@ def _after_a_kill(trial: Trial) -> None:
 
 
 def _second_labelling(output: str, *flags: str) -> Act:
+    from hostile_cases.fixtures import server_flags
     from hostile_cases.scripted_server import Reply, ScriptedServer, always, completion
     from hostile_cases.text_is_data import TASK
-    from hostile_cases.things import server_flags
 
     def act(trial: Trial) -> None:
         trial.link("alias", ".")

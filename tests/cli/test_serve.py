@@ -18,8 +18,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prompt_distillation.data.vllm_flags import serve_line
-from prompt_distillation.engines import EngineOptions, serving
-from prompt_distillation.engines.serving import Serving, serve_command
+from prompt_distillation.engines import EngineOptions, vllm_serve
+from prompt_distillation.engines.vllm_serve import Serving, serve_command
 from prompt_distillation.errors import OutputExistsError
 
 pytestmark = pytest.mark.vllm
@@ -51,7 +51,7 @@ def options(base: Path, adapter: Path) -> EngineOptions:
 
 
 def test_on_a_gpu_the_adapter_is_put_on_its_base(tiny_models, adapter, monkeypatch) -> None:
-    monkeypatch.setattr(serving, "choose_device", lambda *_: "cuda")
+    monkeypatch.setattr(vllm_serve, "choose_device", lambda *_: "cuda")
     mine = Serving(name="mine", host="127.0.0.1", port=8000, fp8=True)
 
     with serve_command(options(tiny_models.student, adapter), mine) as (command, how):

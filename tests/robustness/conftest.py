@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from hostile_cases.fixtures import Things  # noqa: E402
 from hostile_cases.launching import Launcher  # noqa: E402
-from hostile_cases.things import Things  # noqa: E402
 from hostile_cases.trial import Trial, opened  # noqa: E402
 
 

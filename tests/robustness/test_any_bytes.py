@@ -8,9 +8,15 @@ import json
 import signal
 
 import pytest
+from hostile_cases.fixtures import (
+    CHECKPOINT_FLAGS,
+    chat_row,
+    input_lines,
+    server_flags,
+    train_flags,
+)
 from hostile_cases.scripted_server import Reply, ScriptedServer, completion, labels
 from hostile_cases.text_is_data import TASK, read_rows, written
-from hostile_cases.things import CHECKPOINT_FLAGS, chat_row, input_lines, server_flags, train_flags
 from hostile_cases.training_faults import PARTS
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st

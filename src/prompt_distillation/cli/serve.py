@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int | None:
     config, extra = parse_options_with_extra(ServeConfig, argv, description=DESCRIPTION)
     # Imported only now: they take longer than --help may.
     from prompt_distillation.engines import engine_options
-    from prompt_distillation.engines.serving import (
+    from prompt_distillation.engines.vllm_serve import (
         Serving,
         check_serving,
         running_server,
