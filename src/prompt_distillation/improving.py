@@ -379,6 +379,10 @@ class _Rounds:
         )
         self.rounds.append(made)
         self.scores.append(scores)
+        is_better = "above" if made.is_better else "inside"
+        logger.info(
+            "round %d: score %.1f%%, a gain %s the noise", number, 100 * made.score.value, is_better
+        )
 
     # --- choosing
 

@@ -51,9 +51,11 @@ def result_lines(made: "Improvement") -> Iterator[str]:
     if made.total_gain is None:
         yield "No round is better than the student to begin with."
     else:
+        interval = made.total_gain.interval
+        is_noise = interval is None or interval.low <= 0
         yield (
             f"Best: round {best.number}, {_points(made.total_gain)} points over the student to "
-            f"begin with: {best.student}"
+            f"begin with{', which is inside the noise' if is_noise else ''}: {best.student}"
         )
 
 
