@@ -548,6 +548,8 @@ class _Rounds:
 
 
 def _mean(scores: Mapping[int, float]) -> Estimate:
+    if not {0.0, 1.0}.issuperset(scores.values()):
+        return paired_gain(dict.fromkeys(scores, 0.0), scores)  # the bootstrap of the mean
     mean = sum(scores.values()) / len(scores)
     return Estimate(value=mean, interval=mean_interval(mean, len(scores)))
 
