@@ -10,12 +10,14 @@ All flags but --steps are the command's own. It trains three times, a few steps 
 up, by the clock, and with torch looking on. Times are of an operation alone, without what it calls:
 on a GPU of the kernels it launches, on a CPU of its threads, where experts' products are matrix
 products like any other. Looking on takes time too, most of all from small operations. On a GPU, the
-time by the clock over that of all kernels is that of a card waiting for Python.
+time by the clock over that of all kernels is that of a card waiting for Python. Operations are
+those that call no other and do more than change a shape: on a GPU each is a kernel to launch.
 """
 
 import argparse
 import json
 import logging
+import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -42,6 +44,15 @@ KINDS = {
     "copies and dtypes": ("copy", "_to", "cat", "fill", "zero", "empty", "memcpy", "memset"),
 }
 OTHER = "elementwise and the rest"
+# What neither computes nor copies; every other operation that calls none is a kernel on a GPU.
+ONLY_SHAPES = {
+    f"aten::{name}"
+    for name in (
+        "as_strided", "view", "_reshape_alias", "alias", "detach", "detach_", "empty", "set_",
+        "empty_strided", "resize_", "lift_fresh", "is_pinned", "item", "_local_scalar_dense",
+        "result_type", "split", "unbind", "_unsafe_view", "resolve_conj", "resolve_neg",
+    )
+}  # fmt: skip
 SHOWN = ("rows_per_second", "tokens_per_second", "model_flops_utilisation", "peak_memory_gib")
 
 
@@ -58,16 +69,16 @@ def main() -> None:
         activities.append(ProfilerActivity.CUDA)
     with drawn_where_missing():
         run_steps(flags, options.steps)
-        last = run_steps(flags, options.steps)
+        figures = run_steps(flags, options.steps)
         with profile(activities=activities) as profiler:
             run_steps(flags, options.steps)
-    show(seconds_by_kind(profiler), options.steps)
-    for name, value in last.items():
+    show(*by_kind(profiler), options.steps)
+    for name, value in figures.items():
         print(f"{name.replace('_', ' ')}: {value:,.4g}")
 
 
 def run_steps(flags: Sequence[str], steps: int) -> dict[str, float]:
-    """The command, for a few steps, with nothing kept and nothing held out; the last one's log."""
+    """The command, for a few steps, with nothing kept and nothing held out; medians of its log."""
     with tempfile.TemporaryDirectory() as folder:
         train(
             [
@@ -77,22 +88,35 @@ def run_steps(flags: Sequence[str], steps: int) -> dict[str, float]:
             ]
         )  # fmt: skip
         log = json.loads((Path(folder) / "run" / "log_history.json").read_text())
-        last = [line for line in log if "rows_per_second" in line][-1]
-        return {name: value for name, value in last.items() if name in SHOWN} | {
-            "seconds_a_step": log[-1]["train_runtime"] / steps
-        }
+        lines = [line for line in log if "rows_per_second" in line]
+        return {
+            name: statistics.median(line[name] for line in lines)
+            for name in SHOWN
+            if name in lines[-1]
+        } | {"seconds_a_step": log[-1]["train_runtime"] / steps}
 
 
-def seconds_by_kind(profiler: profile) -> Counter[str]:
-    """Seconds of all operations, each counted alone, by kind."""
+def by_kind(profiler: profile) -> tuple[Counter[str], Counter[str]]:
+    """Seconds of all operations, each counted alone, and their number, by kind."""
     seconds: Counter[str] = Counter()
+    number: Counter[str] = Counter()
     on_gpu = torch.cuda.is_available()
-    for event in profiler.key_averages():
+    for event in profiler.events():
         if event.device_type != DeviceType.CPU:
             continue  # a kernel or a range on a GPU: counted with the operation that launched it
-        micros = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        seconds[kind_of(event.key)] += micros / 1e6
-    return seconds
+        kind = kind_of(event.name)
+        seconds[kind] += (
+            event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        ) / 1e6
+        number[kind] += computes(event.name) and not any(
+            computes(child.name) for child in event.cpu_children
+        )
+    return seconds, number
+
+
+def computes(name: str) -> bool:
+    """Whether an operation does more than change shapes, or calls one that does."""
+    return name.startswith("aten::") and name not in ONLY_SHAPES
 
 
 def kind_of(name: str) -> str:
@@ -103,12 +127,19 @@ def kind_of(name: str) -> str:
     )
 
 
-def show(seconds: Counter[str], steps: int) -> None:
-    """Print seconds a step and shares."""
-    table = Table("kind of operation", "ms a step", "share")
+def show(seconds: Counter[str], number: Counter[str], steps: int) -> None:
+    """Print seconds a step, shares, and operations a step."""
+    table = Table("kind of operation", "ms a step", "share", "operations a step")
     for kind, spent in seconds.most_common():
-        table.add_row(kind, f"{spent / steps * 1000:.1f}", f"{spent / seconds.total():.0%}")
-    table.add_row("all", f"{seconds.total() / steps * 1000:.1f}", "100%", style="bold")
+        table.add_row(
+            kind,
+            f"{spent / steps * 1000:.1f}",
+            f"{spent / seconds.total():.0%}",
+            f"{number[kind] / steps:,.0f}",
+        )
+    table.add_section()
+    whole = f"{seconds.total() / steps * 1000:.1f}"
+    table.add_row("all", whole, "100%", f"{number.total() / steps:,.0f}", style="bold")
     Console().print(table)
 
 

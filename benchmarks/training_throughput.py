@@ -1,4 +1,4 @@
-"""Rows per second and held-out loss of one epoch, against plain TRL, in one run on one machine.
+r"""Rows per second and held-out loss of one epoch, against plain TRL, in one run on one machine.
 
     python benchmarks/training_throughput.py                     # about ten minutes on two cores
     python benchmarks/training_throughput.py --rows 320          # a quick look
@@ -8,15 +8,20 @@
 (b lean) as (b), in float32 and without gradient checkpointing, as the CPU recipe has it
 (ours) `train_sft_trl.py` with its defaults; on a CPU without gradient checkpointing, as the CPU
 recipe has it
+(b, our ranks) as (b) on a GPU and as (b lean) on a CPU, with the ranks that (ours) gives to
+experts, and gradient checkpointing
+(ours, recomputed) as (ours), with gradient checkpointing
 
-All four: the example student, the same rows, an effective batch of 16, LoRA r 32 alpha 16 on all
-linear layers, the same schedule. On a GPU every base is in bfloat16, which a 30B model needs to fit
-at all; TRL would load it in float32. The held-out loss is measured after training by one function,
-on the answer and its end of turn, in nats per token. On a GPU each recipe trains two steps first,
-which are not counted, and the peak of the allocator is printed too. The true shape of the target
-model, with random weights (benchmarks/random_model.py, --config_only):
+The last two train the same parameters and keep the same activations; TRL's default gives rank 32,
+and more, to each expert. All: the example student, the same rows, an effective batch of 16, LoRA
+r 32 alpha 16 on all linear layers, the same schedule. On a GPU every base is in bfloat16, which a
+30B model needs to fit at all; TRL would load it in float32. The held-out loss is measured after
+training by one function, on the answer and its end of turn, in nats per token. On a GPU each recipe
+trains two steps first, which are not counted, and the peak of the allocator is printed too. The
+true shape of the target model, with random weights (benchmarks/random_model.py, --config_only):
 
-    python benchmarks/training_throughput.py --model models/shape-30b --rows 128 --only a b ours
+    python benchmarks/training_throughput.py --model models/shape-30b --rows 128 \
+        --only a b ours "b, our ranks" "ours, recomputed"
 """
 
 import argparse
@@ -38,19 +43,22 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from prompt_distillation.config.train_config import TrainConfig
+from prompt_distillation.config.train_config import LoraSettings, TrainConfig
 from prompt_distillation.data.chat_rows import ChatRow, read_chat_rows
 from prompt_distillation.engines.prompts import end_of_turn_ids
 from prompt_distillation.training.encode import IGNORED, encode_rows
+from prompt_distillation.training.lora.adapter import ALL_LINEAR, find_targets, lora_config
 from prompt_distillation.training.run import train
 
 MODEL = "example-models/student"
 ON_GPU = torch.cuda.is_available()
 BASE_DTYPE = torch.bfloat16 if ON_GPU else torch.float32
+SAME_RANKS, RECOMPUTED = "b, our ranks", "ours, recomputed"
+RECIPES = ["a", "b", "b lean", "ours", SAME_RANKS, RECOMPUTED]
 
 
 def main() -> None:
-    """Train four times and print the table."""
+    """Train once for each recipe and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train_file", type=Path, default="data/prompt_distillation_lang.jsonl")
     parser.add_argument("--held_out_file", type=Path, default=None)
@@ -58,7 +66,7 @@ def main() -> None:
     parser.add_argument("--held_out_rows", type=int, default=None, help="ask the first N only")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--learning_rate", type=float, default=2e-4)
-    parser.add_argument("--only", nargs="*", default=["a", "b", "b lean", "ours"])
+    parser.add_argument("--only", nargs="*", choices=RECIPES, default=RECIPES)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     held_out_file = options.held_out_file or options.train_file.with_suffix(".heldout.jsonl")
@@ -88,7 +96,7 @@ def train_once(
     name: str, rows: list[ChatRow], options: argparse.Namespace, held_out: Sequence[ChatRow] = ()
 ) -> tuple[float, float, float]:
     """Seconds of training, GiB at its peak, and the loss on ``held_out`` after it."""
-    run = run_ours if name == "ours" else run_plain
+    run = run_ours if name in {"ours", RECOMPUTED} else run_plain
     with tempfile.TemporaryDirectory() as folder:
         seconds, peak, model = run(name, rows, options, Path(folder))
         loss = held_out_loss(model, held_out, options.model) if held_out else float("nan")
@@ -101,7 +109,14 @@ def train_once(
 def run_plain(name: str, rows: list[ChatRow], options, folder: Path):
     """(a) and (b): plain TRL. Returns seconds of the training loop, its peak, and the model."""
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    lean = {"bf16": False, "gradient_checkpointing": False} if name == "b lean" else {}
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=BASE_DTYPE)
+    adapter = LoraConfig(r=32, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    other = {}
+    if name == "b lean":
+        other = {"bf16": False, "gradient_checkpointing": False}
+    elif name == SAME_RANKS:
+        other = {"bf16": ON_GPU, "gradient_checkpointing": True}
+        adapter = lora_config(model, LoraSettings(), find_targets(model, ALL_LINEAR))
     arguments = SFTConfig(
         output_dir=str(folder),
         learning_rate=options.learning_rate,
@@ -117,16 +132,14 @@ def run_plain(name: str, rows: list[ChatRow], options, folder: Path):
         report_to="none",
         disable_tqdm=True,
         seed=0,
-        **lean,
+        **other,
     )
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(options.model, dtype=BASE_DTYPE),
+        model=model,
         args=arguments,
         train_dataset=text_rows(rows, tokenizer) if name == "a" else completion_rows(rows),
         processing_class=tokenizer,
-        peft_config=LoraConfig(
-            r=32, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
+        peft_config=adapter,
     )
     started = time.perf_counter()
     trainer.train()
@@ -161,7 +174,7 @@ def run_ours(name: str, rows: list[ChatRow], options, folder: Path):
         model_name=options.model,
         output_dir=folder / "run",
         learning_rate=options.learning_rate,
-        gradient_checkpointing=None if ON_GPU else False,
+        gradient_checkpointing=True if name == RECOMPUTED else None if ON_GPU else False,
         report_to="none",
         eval_file="none",
     )
@@ -203,21 +216,22 @@ def held_out_loss(model, rows: Sequence[ChatRow], model_name: str) -> float:
 def show(results: dict[str, Measured]) -> None:
     """Print rates, ratios and losses."""
     table = Table(title="One epoch, effective batch 16")
-    columns = ["recipe", "rows/s", "times (a)", "times (b)", "held-out loss", "over (b)"]
+    baselines = {name: results[name] for name in ("a", "b", SAME_RANKS) if name in results}
+    columns = ["recipe", "rows/s", *(f"times ({name})" for name in baselines)]
+    columns += ["held-out loss", "over (b)"]
     for column in [*columns, "peak GiB"] if ON_GPU else columns:
         table.add_column(column, justify="right")
-    a, b = results.get("a"), results.get("b")
+    b = results.get("b")
     for name, one in results.items():
         table.add_row(
             name,
             f"{one.rate:.1f}",
-            f"{one.rate / a.rate:.2f}" if a else "",
-            f"{one.rate / b.rate:.2f}" if b else "",
+            *(f"{one.rate / baseline.rate:.2f}" for baseline in baselines.values()),
             f"{one.loss:.4f}",
             f"{one.loss / b.loss - 1:+.1%}" if b else "",
             *([f"{one.peak_gib:.1f}"] if ON_GPU else []),
         )
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,11 @@ class TrainConfig(Settings):
         rename={"model_name": "teacher_model"},
         omit=("base_model",),
     )
-    attn_implementation: str = option("auto", "attention, as transformers names it")
+    attn_implementation: str = option(
+        "auto",
+        "attention, as transformers names it; auto: its own choice, without a dense mask for rows "
+        "laid end to end",
+    )
     chat_template_path: str | None = option(
         None, ".jinja file to use instead of the student's own template"
     )
@@ -190,7 +194,8 @@ class TrainConfig(Settings):
     dry_run: bool = option(False, "estimate memory and steps without training, and propose flags")
     device_memory_gib: float | None = option(
         None,
-        "memory of the GPU that --dry_run plans for, in GiB; none: this machine's, or 80",
+        "GiB that --dry_run plans for, and --gradient_checkpointing auto; none: this machine's "
+        "(or 80)",
         low=1,
     )
 

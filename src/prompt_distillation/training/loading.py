@@ -249,9 +249,18 @@ def load_student(config: TrainConfig, options: Mapping[str, Any], *, on_gpu: boo
 
 
 def keep_rows_apart(run: PreparedRun, model: Any) -> PreparedRun:
-    """Have rows padded instead of laid end to end where the model would mix them."""
+    """Have rows padded instead of laid end to end where the model would mix them.
+
+    Where it does not, each row is made to attend to itself without a dense mask.
+    """
+    from prompt_distillation.training.varlen_attention import use_varlen_attention
+
     packs = bool(run.options.get("packing", False))
-    if not (run.config.fill_micro_batch or packs) or rows_stay_apart(model):
+    if not (run.config.fill_micro_batch or packs):
+        return run
+    if rows_stay_apart(model):
+        if run.config.attn_implementation == "auto":
+            use_varlen_attention(model)
         return run
     family = type(model).__name__
     if packs:

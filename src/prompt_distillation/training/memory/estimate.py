@@ -26,6 +26,7 @@ from prompt_distillation.training.lora.adapter import (
 )
 from prompt_distillation.training.lora.expert_lora import IMPLEMENTATION, ParamWrapper
 from prompt_distillation.training.quantisation.base_weights import BaseBytes, base_bytes
+from prompt_distillation.training.varlen_attention import find_obstacle
 
 MOMENTS = {"adafactor": 0.025, "sgd": 0, "lion": 1, "rmsprop": 1, "adagrad": 1, "ademamix": 3}
 """Moments per trained parameter by a part of the optimizer's name, 4 bytes each; else Adam's two.
@@ -99,6 +100,8 @@ class Workload:
         trained_tokens_per_pass: of them, those with loss.
         mask_entries: of the attention mask of a pass: its tokens squared where rows lie end to
             end; 0 for attention without one.
+        may_attend_by_rows: whether the mask is left out if the model allows it
+            (`varlen_attention`).
         passes: per optimizer step.
         gradient_checkpointing: whether layers are recomputed.
         optimizer: transformers' name of it.
@@ -113,6 +116,7 @@ class Workload:
     tokens_per_pass: int
     trained_tokens_per_pass: int
     mask_entries: int = 0
+    may_attend_by_rows: bool = False
     passes: int = 1
     gradient_checkpointing: bool
     optimizer: str
@@ -182,9 +186,10 @@ def _state_bytes(model: Any, optimizer: str) -> float:
 def _saved_bytes(config: Any, work: Workload) -> int:
     half = work.base_dtype_bytes == 2
     model = meta_model(config, work.lora, dtype_bytes=work.base_dtype_bytes)
+    by_rows = work.may_attend_by_rows and find_obstacle(model, on_gpu=work.on_gpu) is None
     return saved_bytes(
-        model, tokens=work.tokens_per_pass, mask_entries=work.mask_entries, half=half,
-        on_gpu=work.on_gpu,
+        model, tokens=work.tokens_per_pass, mask_entries=0 if by_rows else work.mask_entries,
+        half=half, on_gpu=work.on_gpu,
     )  # fmt: skip
 
 

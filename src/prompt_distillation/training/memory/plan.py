@@ -19,6 +19,7 @@ from prompt_distillation.training.loading import (
     PreparedRun,
     base_dtype,
     configuration_of,
+    is_sharded,
     process_count,
     teacher_in_memory,
 )
@@ -214,14 +215,15 @@ def settle_checkpointing(
 ) -> PreparedRun:
     """Decide on recomputing activations where the user has not.
 
-    They are kept if a tenth of the memory stays free then.
+    They are kept if a tenth of the memory stays free then: of ``--device_memory_gib``, or of what
+    there is.
     """
     if run.config.gradient_checkpointing is not None:
         return run
     if run.config.model.trust_remote_code:
         return _uncounted(run, "its code is its own")
     if capacity_gib is None:
-        capacity_gib = device_memory_gib(on_gpu=on_gpu)
+        capacity_gib = run.config.device_memory_gib or device_memory_gib(on_gpu=on_gpu)
     try:
         return _checkpointing_that_fits(run, capacity_gib=capacity_gib, on_gpu=on_gpu)
     except Exception as error:  # noqa: BLE001 - of any architecture; the run needs no estimate
@@ -286,6 +288,7 @@ def workload(run: PreparedRun, *, on_gpu: bool) -> Workload:
         tokens_per_pass=max(lengths) * len(lengths) if padded else sum(lengths),
         trained_tokens_per_pass=trained,
         mask_entries=_mask_entries(config, lengths, padded=padded),
+        may_attend_by_rows=not (padded or is_sharded()) and config.attn_implementation == "auto",
         passes=batch.accumulation_steps,
         gradient_checkpointing=bool(config.gradient_checkpointing),
         optimizer=str(run.options.get("optim", "adamw_torch")),
