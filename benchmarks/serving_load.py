@@ -2,6 +2,7 @@
 
     python benchmarks/serving_load.py                                # after scripts/quickstart.sh
     python benchmarks/serving_load.py --request_rate 4 --requests 60 # a quick look
+    python benchmarks/serving_load.py --output_file load.json        # for report.py --load_file
     python benchmarks/serving_load.py --teacher_model Qwen/Qwen3-30B-A3B-Thinking-2507 \
         --student_path models/prompt_distillation_trl --teacher_tokens 2048
 
@@ -11,6 +12,7 @@ that of `vllm bench serve`. A request's latency ends with its last token.
 """
 
 import argparse
+import dataclasses
 import socket
 import subprocess
 import sys
@@ -26,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from prompt_distillation.checkpoints import resolve_model
-from prompt_distillation.data.files import read_json, read_lines, write_jsonl
+from prompt_distillation.data.files import read_json, read_lines, write_json, write_jsonl
+from prompt_distillation.data.load_test import LoadTest, ServedModel
 from prompt_distillation.engines import EngineOptions
 from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.tasks import load_task
@@ -40,34 +43,38 @@ add_cli_args(parser)
 main(parser.parse_args())
 """
 FIGURES = {
-    "requests/s": "request_throughput",
-    "first token p50, ms": "median_ttft_ms",
-    "first token p99, ms": "p99_ttft_ms",
-    "latency p50, ms": "p50_e2el_ms",
-    "latency p99, ms": "p99_e2el_ms",
-    "tokens in": "total_input_tokens",
-    "tokens out": "total_output_tokens",
+    "requests_per_second": "request_throughput",
+    "first_token_p50": "median_ttft_ms",
+    "first_token_p99": "p99_ttft_ms",
+    "latency_p50": "p50_e2el_ms",
+    "latency_p99": "p99_e2el_ms",
+    "tokens_in": "total_input_tokens",
+    "tokens_out": "total_output_tokens",
     "failed": "failed",
 }
 
 
 def main() -> None:
-    """Serve, load, and print the table."""
+    """Serve, load, print the table, and write the figures."""
     options = parse_arguments()
-    table = Table(title=f"{options.requests} requests at {options.request_rate:g} per second")
-    measured = {}
-    for name, model, tokens in (
-        ("teacher", options.teacher_model, options.teacher_tokens),
-        ("student", options.student_path, options.student_tokens),
-    ):
-        measured[name] = load(name, model, tokens, options)
-    for name in ("", *measured):
+    test = LoadTest(
+        requests=options.requests,
+        request_rate=options.request_rate,
+        models={
+            "teacher": load("teacher", options.teacher_model, options.teacher_tokens, options),
+            "student": load("student", options.student_path, options.student_tokens, options),
+        },
+    )
+    table = Table(title=f"{test.requests} requests at {test.request_rate:g} per second")
+    for name in ("", *test.models):
         table.add_column(name, justify="right")
-    for name, key in FIGURES.items():
-        table.add_row(name, *(f"{figures.get(key, 0):,.1f}" for figures in measured.values()))
+    for name, shown in test.rows:
+        table.add_row(name, *shown)
     Console().print(table)
-    ratio = measured["teacher"]["p50_e2el_ms"] / measured["student"]["p50_e2el_ms"]
+    ratio = test.models["teacher"].latency_p50 / test.models["student"].latency_p50
     print(f"latency p50, teacher over student: {ratio:.1f}")
+    if options.output_file:
+        write_json(options.output_file, dataclasses.asdict(test))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -81,10 +88,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--request_rate", type=float, default=20.0)
     parser.add_argument("--teacher_tokens", type=int, default=256)
     parser.add_argument("--student_tokens", type=int, default=32)
+    parser.add_argument("--output_file", type=Path, help="for scripts/report.py --load_file")
     return parser.parse_args()
 
 
-def load(name: str, model: str, tokens: int, options: argparse.Namespace) -> dict[str, float]:
+def load(name: str, model: str, tokens: int, options: argparse.Namespace) -> ServedModel:
     """The client's figures of one model; ``tokens`` is the longest answer."""
     found = resolve_model(model, None)
     encoder = PromptEncoder.of(EngineOptions(model=found.base, adapter=found.adapter))
@@ -114,8 +122,8 @@ def load(name: str, model: str, tokens: int, options: argparse.Namespace) -> dic
                 ],
                 check=True, stdout=subprocess.DEVNULL,
             )  # fmt: skip
-        figures: dict[str, float] = read_json(result)
-        return figures
+        figures = read_json(result)
+        return ServedModel(**{name: figures.get(key, 0) for name, key in FIGURES.items()})
 
 
 @contextmanager

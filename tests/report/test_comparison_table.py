@@ -55,6 +55,19 @@ def test_free_text_is_compared_by_chrf_instead_of_accuracy(texts) -> None:
     assert "| 0.45" in shown
 
 
+def test_every_figure_of_texts_is_there_for_each_model(texts) -> None:
+    teacher, student = texts.cells
+    figures = {
+        "ROUGE-L": Estimate(value=0.31, interval=None),
+        "empty": Estimate(value=0.0, interval=None),
+    }
+    cells = (replace(teacher, text_scores={}), replace(student, text_scores=figures))
+    shown = comparison_markdown(replace(texts, cells=cells)).splitlines()
+    (line,) = (line for line in shown if line.startswith("| ROUGE-L"))
+    assert line == f"| ROUGE-L | - | {figures['ROUGE-L'].shown} |"
+    assert f"| figure of the texts (95 % interval) | {teacher.title} | {student.title} |" in shown
+
+
 def test_tokens_money_break_even_and_return_are_in_the_terms_of_a_budget(texts) -> None:
     shown = comparison_markdown(texts)
     assert "100 tokens per query, in and out, instead of 691 (85.5% fewer)" in shown

@@ -3,6 +3,10 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import pytest
+
+from prompt_distillation.data.load_test import read_load_test
+from prompt_distillation.errors import InputError
 from prompt_distillation.report.evaluation_plots import plot_all
 from prompt_distillation.report.page import PageParts, build_page, is_own_page
 
@@ -47,6 +51,29 @@ def test_the_data_carries_every_answer(make_result) -> None:
     assert data["models"] == ["one", "two"]
     assert data["raw_model"] == 1
     assert [row[5] for row in data["rows"][:3]] == [["en", "fr"], ["ar", "ar"], [None, "hi"]]
+
+
+def test_a_load_test_is_shown_for_both_models(make_result, tmp_path) -> None:
+    figures = {
+        "requests_per_second": 9.94, "first_token_p50": 24.2, "first_token_p99": 50.1,
+        "latency_p50": 126.0, "latency_p99": 279.4, "tokens_in": 395_000, "tokens_out": 5800,
+        "failed": 0,
+    }  # fmt: skip
+    models = {"teacher": figures, "<b>student</b>": figures | {"latency_p50": 17.0}}
+    file = tmp_path / "load.json"
+    file.write_text(json.dumps({"requests": 200, "request_rate": 10.0, "models": models}))
+    results = {"one": make_result(5)}
+
+    page = build_page(PageParts(results=results, main="one", load=read_load_test(file)))
+
+    assert "200 requests at 10.0 per second" in page
+    assert '126 / 279 ms</td><td class="number">17 / 279 ms' in page
+    assert "<b>student" not in page
+    assert "Under load" not in build_page(PageParts(results=results, main="one"))
+
+    file.write_text(json.dumps({"requests": 200, "models": {"teacher": {"failed": "none"}}}))
+    with pytest.raises(InputError, match="not a result of benchmarks"):
+        read_load_test(file)
 
 
 def test_a_comparison_brings_latency_and_the_bill(make_result, comparison_of) -> None:

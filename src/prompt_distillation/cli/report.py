@@ -45,6 +45,9 @@ class ReportConfig(Settings):
     probes_file: Path | None = option(
         None, "result that probe.py wrote; none: probes.json in --comparison_dir, if it is there"
     )
+    load_file: Path | None = option(
+        None, "figures that benchmarks/serving_load.py wrote; shows the models under load"
+    )
     model_path: Path = option(
         Path("./models/prompt_distillation_trl"),
         "the student's folder, for its training loss and its model card",
@@ -63,6 +66,7 @@ def main(argv: Sequence[str]) -> int | None:
     config = parse_options(ReportConfig, argv, description=DESCRIPTION)
     # Imported only now: scientific libraries take longer than --help may.
     from prompt_distillation.data.judgement import read_judgement
+    from prompt_distillation.data.load_test import read_load_test
     from prompt_distillation.report.evaluation_plots import plot_all
     from prompt_distillation.report.page import PageParts, build_page
     from prompt_distillation.report.terminal import make_console, print_lines
@@ -73,6 +77,7 @@ def main(argv: Sequence[str]) -> int | None:
     title = _main_title(results, comparison)
     judgement = read_judgement(_judge_file(config)) if config.judge_dir else None
     probes = _read_probes(config)
+    load = read_load_test(config.load_file) if config.load_file else None
     if config.model_card:
         _check_card(config, results[title])
     pictures = plot_all(results, comparison, config.plots_dir)
@@ -87,6 +92,7 @@ def main(argv: Sequence[str]) -> int | None:
             judgement=judgement,
             pictures=pictures,
             probes=probes,
+            load=load,
         )
     )
     with atomic_writer(config.output_file) as file:
@@ -113,8 +119,7 @@ def _check_outputs(config: ReportConfig) -> None:
     if config.comparison_dir is not None:
         read = sorted(config.comparison_dir.glob("*.json"))
     read += [_judge_file(config)] if config.judge_dir else []
-    if config.probes_file is not None:
-        read.append(config.probes_file)
+    read += [path for path in (config.probes_file, config.load_file) if path is not None]
     refuse_unsafe_outputs([config.output_file], read, is_ours=is_own_page)
     refuse_unsafe_outputs([config.plots_dir], [], is_ours=is_own_folder)
     refuse_unsafe_outputs(pictures, read, is_ours=is_own_picture)

@@ -85,6 +85,7 @@ class Cell:
         n: answers that were judged, or for free text compared with a reference.
         cost: None where no prices were given.
         chrf: similarity of free text to its reference, in [0, 1]; None for other kinds.
+        text_scores: every figure of free text by its name, that one included.
     """
 
     key: str
@@ -107,6 +108,7 @@ class Cell:
     loaded: Latency
     cost: QueryCost | None
     chrf: Estimate | None = None
+    text_scores: Mapping[str, Estimate] | None = None
 
     @property
     def tokens_per_query(self) -> float:

@@ -286,6 +286,7 @@ def _make_cell(config: CompareConfig, key: str, measured: _Measured) -> Cell:
         loaded=measured.loaded,
         cost=query_cost(config.costs, of_teacher=key.startswith(TEACHER_KEY), used=used, n=count),
         chrf=texts.chrf if texts else None,
+        text_scores=dict(texts.named) if texts else None,
     )
 
 

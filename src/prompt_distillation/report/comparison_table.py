@@ -1,6 +1,6 @@
 """A comparison as Markdown, for a README or a pull request."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prompt_distillation.data.comparison import Bill, Cell, Comparison, MonthlySaving
 from prompt_distillation.data.intervals import with_interval
@@ -28,6 +28,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     concurrency = comparison.cells[0].loaded.concurrency
     lines = [HEADER.format(quality=quality, concurrency=concurrency), RULE]
     lines += [_row(cell) for cell in comparison.cells]
+    lines += _text_lines(comparison.cells)
     speed = speed_sentence(comparison)
     lines += ["", speed] if speed else []
     lines += ["", paired_sentence(paired, model="the student")] if paired else []
@@ -51,6 +52,19 @@ def _row(cell: Cell) -> str:
         f"| {milliseconds(cell.loaded.p50)} / {milliseconds(cell.loaded.p95)} "
         f"| {cell.queries_per_second:.1f} |"
     )
+
+
+def _text_lines(cells: Sequence[Cell]) -> list[str]:
+    """Every figure of texts, with its value for each model; none for other kinds."""
+    names = dict.fromkeys(name for cell in cells for name in cell.text_scores or {})
+    if not names:
+        return []
+    rows = [["figure of the texts (95 % interval)", *(cell.title for cell in cells)]]
+    rows.append(["---"] * len(rows[0]))
+    for name in names:
+        scores = [(cell.text_scores or {}).get(name) for cell in cells]
+        rows.append([name, *(score.shown if score else "-" for score in scores)])
+    return ["", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _cost_lines(comparison: Comparison) -> Iterator[str]:

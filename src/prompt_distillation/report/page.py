@@ -18,6 +18,7 @@ from prompt_distillation.data.comparison import STUDENT_KEY, TEACHER_KEY, Cell, 
 from prompt_distillation.data.files import begins_with
 from prompt_distillation.data.intervals import percent
 from prompt_distillation.data.judgement import Judgement
+from prompt_distillation.data.load_test import LoadTest
 from prompt_distillation.data.probes import MODEL_TITLES, Probes
 from prompt_distillation.data.results import UNPARSEABLE, Result, Usage
 from prompt_distillation.data.text import encodable, shorten
@@ -71,6 +72,7 @@ class PageParts:
         pictures: PNG files.
         judgement: what a judge said of the student's and the teacher's answers.
         probes: character, pressure, perplexity and forgetting, where they were measured.
+        load: the served models under load, where that was measured.
     """
 
     results: Mapping[str, Result]
@@ -80,6 +82,7 @@ class PageParts:
     pictures: Sequence[Path] = ()
     judgement: Judgement | None = None
     probes: Probes | None = None
+    load: LoadTest | None = None
 
 
 def build_page(parts: PageParts) -> str:
@@ -107,6 +110,7 @@ def build_page(parts: PageParts) -> str:
         bill=bill,
         confidence=_confidence(parts),
         judgement=parts.judgement,
+        load=parts.load,
         sections=_pictures_by_section(parts.pictures),
         origin=_origin(main),
         details=_details(main),
