@@ -44,16 +44,19 @@ KINDS = {
     "copies and dtypes": ("copy", "_to", "cat", "fill", "zero", "empty", "memcpy", "memset"),
 }
 OTHER = "elementwise and the rest"
+SHOWN = ("rows_per_second", "tokens_per_second", "model_flops_utilisation", "peak_memory_gib")
 # What neither computes nor copies; every other operation that calls none is a kernel on a GPU.
 ONLY_SHAPES = {
     f"aten::{name}"
     for name in (
-        "as_strided", "view", "_reshape_alias", "alias", "detach", "detach_", "empty", "set_",
-        "empty_strided", "resize_", "lift_fresh", "is_pinned", "item", "_local_scalar_dense",
-        "result_type", "split", "unbind", "_unsafe_view", "resolve_conj", "resolve_neg",
+        "_local_scalar_dense", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "chunk",
+        "detach", "detach_", "empty", "empty_like", "empty_strided", "expand", "expand_as",
+        "flatten", "is_pinned", "item", "lift_fresh", "narrow", "new_empty", "permute", "reshape",
+        "resize_", "resolve_conj", "resolve_neg", "result_type", "select", "set_", "slice",
+        "split", "split_with_sizes", "squeeze", "t", "to", "transpose", "unbind", "unsqueeze",
+        "view", "view_as",
     )
 }  # fmt: skip
-SHOWN = ("rows_per_second", "tokens_per_second", "model_flops_utilisation", "peak_memory_gib")
 
 
 def main() -> None:
