@@ -256,8 +256,8 @@ def keep_rows_apart(run: PreparedRun, model: Any) -> PreparedRun:
     from prompt_distillation.training.varlen_attention import use_varlen_attention
 
     packs = bool(run.options.get("packing", False))
-    if not (run.config.fill_micro_batch or packs):
-        return run
+    if run.config.method == "on_policy" or not (run.config.fill_micro_batch or packs):
+        return run  # padded
     if rows_stay_apart(model):
         if run.config.attn_implementation == "auto":
             use_varlen_attention(model)
