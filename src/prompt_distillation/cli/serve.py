@@ -101,10 +101,11 @@ def _how_to_ask(url: str, name: str) -> str:
     question = {"role": "user", "content": "Wo ist der Bahnhof?"}
     body = {"model": name, "messages": [question], "temperature": 0}
     curl = ["curl", "-s", f"{url}/chat/completions", "-H", "Content-Type: application/json"]
+    # In double quotes, also for Python: the shell then needs only the single ones around it.
     code = (
         "from openai import OpenAI; "
-        f"client = OpenAI(base_url={url!r}, api_key='none'); "
-        f"print(client.chat.completions.create(**{body!r}).choices[0].message.content)"
+        f'client = OpenAI(base_url={json.dumps(url)}, api_key="none"); '
+        f"print(client.chat.completions.create(**{json.dumps(body)}).choices[0].message.content)"
     )
     return (
         f"\nServing {name} at {url}; Ctrl-C stops it. Ask it without the prompt:\n\n"
