@@ -115,7 +115,7 @@ def load(config: TrainConfig):
 def judge(config: TrainConfig, adapter: Path, options) -> tuple[float, float]:
     """Held-out loss in nats per token, and accuracy by generation, of an adapter on a base."""
     model = PeftModel.from_pretrained(load(config), str(adapter)).eval()
-    tokenizer = load_student_tokenizer(config.model, None)
+    tokenizer = load_student_tokenizer(config.model)
     stop_ids = end_of_turn_ids(tokenizer, model.generation_config)
     rows = read_chat_rows(Path(options.train_file).with_suffix(".heldout.jsonl"))[: options.answers]
     encoded = encode_rows(rows, tokenizer, stop_ids=stop_ids, max_length=2048)

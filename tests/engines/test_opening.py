@@ -1,5 +1,6 @@
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from engines.asking import tiny_engine
 from prompt_distillation.checkpoints import DEFAULT_BASE_MODEL
 from prompt_distillation.config import EngineConfig, ModelConfig
 from prompt_distillation.engines import engine_options, resolve_engine_kind
-from prompt_distillation.errors import EngineError, ModelError
+from prompt_distillation.errors import ConfigError, EngineError, ModelError
 from prompt_distillation.machine import choose_device
 
 
@@ -23,6 +24,16 @@ def test_vllm_by_name_needs_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_engine_kind("auto") == "transformers"
     with pytest.raises(EngineError, match=r"not installed here; run `pip install"):
         resolve_engine_kind("vllm")
+
+
+def test_a_server_renders_with_its_own_template() -> None:
+    model = ModelConfig(model_name="m", chat_template_path=Path("recipes/plain-chat.jinja"))
+    server = EngineConfig(engine="server", server_url="http://localhost:1/v1")
+    with pytest.raises(ConfigError, match="--chat_template_path does nothing with --engine server"):
+        engine_options(model, server)
+    here = engine_options(replace(model, model_name="owner/m"), EngineConfig())
+    assert here.chat_template is not None
+    assert "Assistant:" in here.chat_template
 
 
 async def open_and_close(model: Path, kind: str = "transformers", **options: object) -> None:

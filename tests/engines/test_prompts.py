@@ -5,7 +5,11 @@ import pytest
 from engines.asking import LONG_PROMPT, ask
 
 from prompt_distillation.engines import EngineOptions, RequestFailedError
-from prompt_distillation.engines.prompts import PromptEncoder, load_tokenizer
+from prompt_distillation.engines.prompts import (
+    PromptEncoder,
+    load_tokenizer,
+    read_chat_template,
+)
 from prompt_distillation.errors import ModelError
 
 
@@ -172,8 +176,25 @@ def test_the_thinking_is_closed_as_the_template_closes_it(
 
 def test_a_tokenizer_without_a_template_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = None
-    with pytest.raises(ModelError, match="no chat template"):
+    with pytest.raises(ModelError, match=r"no chat template.*--chat_template_path: recipes/plain"):
         PromptEncoder(tokenizer, model="m")
+
+
+def test_a_template_can_be_given(tiny_models) -> None:
+    template = read_chat_template(Path("recipes/plain-chat.jinja"))
+    given = EngineOptions(model=str(tiny_models.student), chat_template=template)
+    messages = ask("Why?", system="Be brief.").messages
+    assert PromptEncoder.of(given).render(messages) == "Be brief.\n\nUser: Why?\nAssistant:"
+    context, answer = PromptEncoder.of(given).encode_example(
+        messages, {"role": "assistant", "content": "So."}
+    )
+    assert context == PromptEncoder.of(given).encode_conversation(messages)
+    assert PromptEncoder.of(given).decode(answer) == " So.<|im_end|>\n"
+
+
+def test_a_template_that_is_not_there_is_named() -> None:
+    with pytest.raises(ModelError, match=r"cannot read --chat_template_path no\.jinja"):
+        read_chat_template(Path("no.jinja"))
 
 
 def test_a_template_that_refuses_fails_the_request(tokenizer: Any) -> None:

@@ -34,7 +34,7 @@ class ServeConfig(Settings):
     model: ModelConfig = block(
         ModelConfig,
         rename={"model_name": "model_path"},
-        omit=("chat_template_kwargs",),
+        omit=("chat_template_kwargs", "chat_template_path"),
         model_name=DEFAULT_STUDENT,
     )
     served_name: str | None = option(

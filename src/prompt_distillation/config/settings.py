@@ -119,6 +119,11 @@ class ModelConfig(Settings):
     chat_template_kwargs: dict[str, Any] | None = option(
         None, "JSON object of arguments for the chat template, e.g. '{\"enable_thinking\": false}'"
     )
+    chat_template_path: Path | None = option(
+        None,
+        ".jinja file to use instead of the model's own chat template; a model that only continues "
+        "text, such as GPT-2, has none: recipes/plain-chat.jinja is one for it",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

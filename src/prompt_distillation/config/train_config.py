@@ -172,9 +172,6 @@ class TrainConfig(Settings):
         "attention, as transformers names it; auto: its own choice, without a dense mask for rows "
         "laid end to end",
     )
-    chat_template_path: str | None = option(
-        None, ".jinja file to use instead of the student's own template"
-    )
     report_to: Literal["wandb", "tensorboard", "none"] = option(
         "wandb", "experiment tracker; without a login wandb records offline"
     )

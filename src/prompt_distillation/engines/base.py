@@ -126,6 +126,7 @@ class EngineOptions:
         adapter: a PEFT adapter's folder, put on top of ``model``.
         device: ``auto`` takes the GPUs if there are any; ``cuda`` and ``cpu`` insist.
         dtype: ``auto`` is the checkpoint's, but half precision for float32 on a GPU and in vLLM.
+        chat_template: text of the template to use instead of the model's own.
         prefix_caching: compute what prompts share once; off only to measure what it brings.
         seed: of the engine itself.
 
@@ -147,6 +148,7 @@ class EngineOptions:
     seed: int = 0
     trust_remote_code: bool = False
     chat_template_kwargs: Mapping[str, Any] | None = None
+    chat_template: str | None = None
     ray_address: str | None = None
     ray_workers: int | None = None
 

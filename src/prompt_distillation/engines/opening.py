@@ -9,7 +9,8 @@ from typing import Literal
 from prompt_distillation.checkpoints import ResolvedModel, resolve_model, served_name
 from prompt_distillation.config import EngineConfig, EngineKind, ModelConfig
 from prompt_distillation.engines.base import Engine, EngineOptions
-from prompt_distillation.errors import EngineError
+from prompt_distillation.engines.prompts import read_chat_template
+from prompt_distillation.errors import ConfigError, EngineError
 
 ResolvedKind = Literal["vllm", "transformers", "server"]
 
@@ -33,8 +34,17 @@ def engine_options(model: ModelConfig, engine: EngineConfig, *, seed: int = 0) -
     The one place where this happens, so that the same settings are the same model in every
     command. An adapter's folder becomes its base model with the adapter on top, unless a server
     has the model: then the name is passed on as it is.
+
+    Raises:
+        ConfigError: a chat template for a server, which has its own.
+        ModelError: there is no such model, or no such chat template.
     """
     if engine.engine == "server":
+        if model.chat_template_path is not None:
+            raise ConfigError(
+                "--chat_template_path does nothing with --engine server, which renders the "
+                "conversations itself; give the template to the server, or leave the flag out"
+            )
         found = ResolvedModel(base=served_name(model.model_name, model.base_model))
     else:
         found = resolve_model(model.model_name, model.base_model)
@@ -45,6 +55,7 @@ def engine_options(model: ModelConfig, engine: EngineConfig, *, seed: int = 0) -
         dtype=model.dtype,
         trust_remote_code=model.trust_remote_code,
         chat_template_kwargs=model.chat_template_kwargs,
+        chat_template=read_chat_template(model.chat_template_path),
         tensor_parallel_size=engine.tensor_parallel_size,
         max_model_len=engine.max_model_len,
         gpu_memory_utilization=engine.gpu_memory_utilization,

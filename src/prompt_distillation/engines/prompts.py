@@ -15,12 +15,14 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Self
 
 from jinja2 import TemplateError
 
 from prompt_distillation.engines.base import EngineOptions, Request, RequestFailedError
 from prompt_distillation.errors import ModelError
+from prompt_distillation.examples import find_example
 from prompt_distillation.tasks import END_OF_THINKING, START_OF_THINKING, ChatMessage
 
 # Below this, encoding is cheaper than looking for what is shared.
@@ -51,11 +53,25 @@ def shared_prefix_length(sequences: Sequence[str] | Sequence[list[int]]) -> int:
     return length
 
 
+def read_chat_template(path: Path | None) -> str | None:
+    """The text of ``--chat_template_path``; None where it is not given.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return find_example(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read --chat_template_path {path}: {error}") from error
+
+
 def load_tokenizer(options: EngineOptions) -> Any:
     """The tokenizer that belongs to the model: the adapter's own, where it was saved with one.
 
     An adapter is trained on conversations that its tokenizer rendered; the base model's chat
-    template may be another.
+    template may be another. A template in ``options`` replaces either.
     """
     from transformers import AutoTokenizer
 
@@ -63,11 +79,14 @@ def load_tokenizer(options: EngineOptions) -> Any:
     if options.adapter is not None and (options.adapter / "tokenizer_config.json").is_file():
         source, revision = str(options.adapter), None
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=options.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load the tokenizer of {source}: {error}") from error
+    if options.chat_template is not None:
+        tokenizer.chat_template = options.chat_template
+    return tokenizer
 
 
 def end_of_turn_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
@@ -151,7 +170,8 @@ class PromptEncoder:
         if tokenizer.chat_template is None:
             raise ModelError(
                 f"the tokenizer of {model} has no chat template; use an instruct or thinking "
-                "model, or add a chat_template.jinja to its folder"
+                "model, or give it a template with --chat_template_path: "
+                "recipes/plain-chat.jinja is one for models that only continue text"
             )
         self.tokenizer = tokenizer
         self._model = model

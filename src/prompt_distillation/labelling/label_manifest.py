@@ -17,6 +17,7 @@ from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.data.dataset_files import DatasetPaths, Manifest, Shard
 from prompt_distillation.data.files import read_json
 from prompt_distillation.data.locks import is_lock
+from prompt_distillation.engines.prompts import read_chat_template
 from prompt_distillation.errors import InputError, NoLabelsError, OutputExistsError
 from prompt_distillation.labelling.dataset import Counts
 from prompt_distillation.labelling.disagreements import Corrections
@@ -51,6 +52,7 @@ def teacher_identity(config: LabelConfig, task: Task) -> dict[str, object]:
     later = {
         "base_model": config.model.base_model,
         "chat_template_kwargs": config.model.chat_template_kwargs,
+        "chat_template": read_chat_template(config.model.chat_template_path),
         "prefill": config.sampling.prefill,
         "decoding": config.decoding if config.decoding != "free" else None,
     }

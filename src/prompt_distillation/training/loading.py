@@ -131,7 +131,7 @@ def prepare(config: TrainConfig, options: Mapping[str, Any]) -> PreparedRun:
     rows = read_chat_rows(config.train_file)
     eval_file = held_out_file(config)
     held_out = read_chat_rows(eval_file) if eval_file else None
-    tokenizer = load_student_tokenizer(config.model, config.chat_template_path)
+    tokenizer = load_student_tokenizer(config.model)
     model_config = configuration_of(config.model)
     stop_ids = end_of_turn_ids(tokenizer, _generation_config(config.model, model_config))
     encoded, encoded_held_out = (
@@ -186,10 +186,11 @@ def _generation_config(model: ModelConfig, model_config: Any) -> Any:
         return GenerationConfig.from_model_config(model_config)
 
 
-def load_student_tokenizer(model: ModelConfig, chat_template_path: str | None) -> Any:
+def load_student_tokenizer(model: ModelConfig) -> Any:
     """The tokenizer, with another chat template or other defaults of it where they are given."""
     from transformers import AutoTokenizer
 
+    from prompt_distillation.engines.prompts import read_chat_template
     from prompt_distillation.training.encode import set_template_defaults
 
     name = model.model_name
@@ -197,11 +198,9 @@ def load_student_tokenizer(model: ModelConfig, chat_template_path: str | None) -
         tokenizer = AutoTokenizer.from_pretrained(name, **_source(model))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load the tokenizer of {name}: {error}") from error
-    if chat_template_path is not None:
-        path = Path(chat_template_path)
-        if not path.is_file():
-            raise ModelError(f"no such --chat_template_path: {path}")
-        tokenizer.chat_template = path.read_text(encoding="utf-8")
+    template = read_chat_template(model.chat_template_path)
+    if template is not None:
+        tokenizer.chat_template = template
     set_template_defaults(tokenizer, model.chat_template_kwargs or {})
     return tokenizer
 

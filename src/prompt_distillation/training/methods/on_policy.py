@@ -153,7 +153,7 @@ class OnPolicyDistillation:
 
     def _encoder(self, run: PreparedRun) -> "PromptEncoder":
         from prompt_distillation.engines.base import EngineOptions
-        from prompt_distillation.engines.prompts import PromptEncoder
+        from prompt_distillation.engines.prompts import PromptEncoder, read_chat_template
 
         if self._asks_base:
             # The student's template is set to answer without thinking; its base reads reasoning.
@@ -167,6 +167,7 @@ class OnPolicyDistillation:
                 revision=teacher.revision,
                 trust_remote_code=teacher.trust_remote_code,
                 chat_template_kwargs=teacher.chat_template_kwargs,
+                chat_template=read_chat_template(teacher.chat_template_path),
             )
         )
 
