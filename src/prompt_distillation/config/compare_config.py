@@ -102,6 +102,7 @@ class ModelsConfig(Settings):
 class PairConfig(ModelsConfig):
     """The teacher, the student, and the inputs that both are asked."""
 
+    thinking: bool = option(True, "the teacher reasons first; without </think> there is no answer")
     test: TestConfig = block(TestConfig)
     engine: EngineConfig = block(EngineConfig)
 

@@ -15,7 +15,6 @@ class ProbeConfig(PairConfig):
     """Settings of `probe.py` and of `probe`."""
 
     probes: str = option(",".join(PROBES), "what to measure, separated by commas")
-    thinking: bool = option(True, "the teacher reasons first; without </think> there is no answer")
     plain_text_file: Path | None = option(
         None,
         "plain text that has nothing to do with the task, UTF-8, one passage a line, for "

@@ -142,7 +142,7 @@ def _plan(config: CompareConfig, key: str) -> EvaluateConfig:
         test=config.test,
         output_file=_result_path(config, key),
         with_prompt=key in (TEACHER_KEY, "teacher_direct", "student_prompted"),
-        thinking=key == TEACHER_KEY,
+        thinking=key == TEACHER_KEY and config.thinking,
         decoding="constrained" if key == CONSTRAINED_KEY else "free",
         sampling=sampling,
         engine=config.engine,
@@ -210,7 +210,7 @@ async def _measure(
         tell(f"loading {options.adapter or options.model}")
         async with open_model(plans[first]) as model:
             for key in [key for key, other in models.items() if other == options]:
-                tell(f"  {TITLES.get(key, 'its labels, scored')}: {len(selection.items)} inputs")
+                tell(f"  {_title(config, key)}: {len(selection.items)} inputs")
                 one = await _measure_cell(model, plans[key], selection, task=task, config=config)
                 if key == SCORED_KEY:
                     one = _with_cascade(one, measured.get(TEACHER_KEY))
@@ -259,6 +259,12 @@ def _with_cascade(scored: _Measured, teacher: _Measured | None) -> _Measured:
     return _Measured(result=replace(scored.result, confidence=confidence))
 
 
+def _title(config: CompareConfig, key: str) -> str:
+    if key == TEACHER_KEY and not config.thinking:
+        return "teacher, prompt"
+    return TITLES.get(key, "its labels, scored")
+
+
 def _make_cell(config: CompareConfig, key: str, measured: _Measured) -> Cell:
     result, used = measured.result, measured.result.usage
     assert used is not None
@@ -267,7 +273,7 @@ def _make_cell(config: CompareConfig, key: str, measured: _Measured) -> Cell:
     count, texts = len(result.predictions), result.text_scores
     return Cell(
         key=key,
-        title=TITLES[key],
+        title=_title(config, key),
         model=result.base_model,
         adapter=result.adapter,
         with_prompt=result.with_prompt,
