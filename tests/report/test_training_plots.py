@@ -61,7 +61,7 @@ def test_the_summary_holds_first_last_and_best():
     rows = training_figures(HISTORY)
     assert rows["first training loss"] == "3.0000"
     assert rows["held-out loss after"] == "0.4000"
-    assert rows["agreement with the teacher after"] == "90.0%"
+    assert rows["held-out answers as in the data"] == "90.0%"
     assert rows["peak memory"] == "0.60 GiB"
 
 

@@ -342,7 +342,7 @@ def confusion_matrices(results: Mapping[str, Result]) -> Figure:
     """Matrices side by side; the shade is the share of the row, the numbers are counts."""
     shown = {title: result for title, result in results.items() if result.confusion_matrix}
     labels = max(len(r.confusion_matrix.labels) for r in shown.values() if r.confusion_matrix)
-    columns = min(3 if labels <= MANY_LABELS else 2, len(shown))
+    columns = min(3 if labels <= MANY_LABELS and len(shown) != 4 else 2, len(shown))
     rows = -(-len(shown) // columns)
     side = min(max(5.2, 0.12 * labels), 10)  # inches
     figure = Figure(figsize=(side * columns, side * rows), layout="constrained")
@@ -362,13 +362,13 @@ def _draw_matrix(axes: Any, result: Result, title: str) -> None:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     labels = [_name(label) for label in matrix.labels]
     turned = 90 if len(labels) > 15 or max(map(len, labels)) > 4 else 0
-    size = 7 if len(labels) <= MANY_LABELS else 5
+    size = 11 if len(labels) <= 8 else 7 if len(labels) <= MANY_LABELS else 5
     axes.set_xticks(range(len(labels)), labels, fontsize=size, rotation=turned)
     axes.set_yticks(range(len(labels) - 1), labels[:-1], fontsize=size)
     if len(labels) <= MAX_COUNTED_LABELS:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=6,
+            axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=size - 1,
                       color=colour)  # fmt: skip
     axes.set(
         title=title, xlabel=f"predicted ({UNPARSEABLE}: no answer)", ylabel=f"{result.truth} label"
@@ -418,11 +418,13 @@ def delta_accuracy(teacher: Result, student: Result) -> Figure:
             if ours.ground_truth == label
         ]
         won, lost = pairs.count((False, True)), pairs.count((True, False))
-        delta = 100 * (won - lost) / len(pairs)
-        # Wald's interval of a difference of paired shares (Agresti 2013, section 11.1.1).
-        spread = 196 * np.sqrt(max(won + lost - (won - lost) ** 2 / len(pairs), 0)) / len(pairs)
+        delta, n = 100 * (won - lost) / len(pairs), len(pairs) + 2
+        # Of few pairs too: Agresti and Min (2005), half a pair more of each of the four kinds.
+        spread = 196 * np.sqrt(won + lost + 1 - (won - lost) ** 2 / n) / n
         axes.barh(row, delta, color=BLUE if delta >= 0 else RED, height=0.6)
-        axes.errorbar(delta, row, xerr=spread, color="black", capsize=2, linewidth=1)
+        axes.errorbar(
+            100 * (won - lost) / n, row, xerr=spread, color="black", capsize=2, linewidth=1
+        )
     axes.set_yticks(range(len(labels)), [
         f"{_name(label)} (n={student.per_language_accuracy[label].total})" for label in labels
     ], fontsize=8)  # fmt: skip
@@ -450,7 +452,8 @@ def delta_across_examples(teacher: Result, student: Result) -> Figure:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(title=f"Student against teacher, running total (n={len(steps)})",
              xlabel="inputs, in the order of the file", ylabel="inputs")  # fmt: skip
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return figure
 

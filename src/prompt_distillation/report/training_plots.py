@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from prompt_distillation.data.training_files import History
 from prompt_distillation.report.evaluation_plots import BLUE, RED, STYLE, one_axes, save_picture
@@ -21,9 +22,13 @@ SMOOTHING = 0.9
 
 
 def plot_training(
-    history: History | None, output_dir: Path, *, charts: Sequence[str] = TRAINING_PICTURES
+    history: History | None,
+    output_dir: Path,
+    *,
+    charts: Sequence[str] = TRAINING_PICTURES,
+    prefix: str = "",
 ) -> list[Path]:
-    """Draw a finished run.
+    """Draw a finished run, each chart as ``PREFIX NAME.png``, without the space.
 
     Returns:
         The files written; none where the run logged no training loss.
@@ -32,7 +37,7 @@ def plot_training(
         return []
     with rc_context(STYLE):
         return [
-            save_picture(output_dir / f"{name}.png", _figure(name, history or ()))
+            save_picture(output_dir / f"{prefix}{name}.png", _figure(name, history or ()))
             for name in charts
         ]
 
@@ -89,7 +94,7 @@ def training_figures(history: History) -> dict[str, str]:
         }
     _, accuracy = series(history, "eval_accuracy")
     if accuracy:
-        rows["agreement with the teacher after"] = f"{accuracy[-1]:.1%}"
+        rows["held-out answers as in the data"] = f"{accuracy[-1]:.1%}"
     _, rate = series(history, "rows_per_second")
     if rate:
         rows["rows per second (mean)"] = f"{sum(rate) / len(rate):.1f}"
@@ -112,7 +117,8 @@ def _draw_loss(axes: Any, history: History) -> None:
 
 def _draw_loss_by_epoch(axes: Any, history: History) -> None:
     epochs, losses = loss_by_epoch(history)
-    axes.bar([str(epoch) for epoch in epochs], losses, color=BLUE)
+    axes.bar(epochs, losses, color=BLUE)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _describe(axes, "Mean training loss by epoch", "nats per trained token", x="epoch")
 
 
