@@ -50,9 +50,11 @@ def main() -> None:
             "--config", str(ROOT / "recipes/h100-train.yaml"), "--model_name", model,
             "--train_file", str(rows), "--device_memory_gib", "80",
         ]  # fmt: skip
+        # A pass holds at most the rows of a device at full length: 8 x 2,048 tokens.
+        large = ["--tokens_per_step", str(options.large), "--per_device_train_batch_size", "8"]
         figures = {
             "16 rows": measure(flags, options.steps),
-            "large": measure([*flags, "--tokens_per_step", str(options.large)], options.steps),
+            "large": measure([*flags, *large], options.steps),
         }
         show(figures, options.large)
         if options.output_file:
