@@ -3,6 +3,8 @@ r"""Where the time of training steps goes, by kind of operation: `train_sft_trl.
     python benchmarks/training_profile.py --config recipes/cpu-example-train.yaml
     python benchmarks/training_profile.py --config recipes/cpu-example-train.yaml \
         --expert_lora folded
+    python benchmarks/training_profile.py --config recipes/cpu-example-train.yaml \
+        --dtype bfloat16 --bf16 true --attn_implementation sdpa --tokens_per_step 2048
     python benchmarks/training_profile.py --config recipes/h100-train.yaml \
         --model_name models/shape-30b                     # a GPU; see benchmarks/random_model.py
 
