@@ -1,11 +1,12 @@
 """Train the tiny example models: thinking teachers and instruct students, on two CPU cores.
 
-    python scripts/build_example_models.py --overwrite   # all four, as they are committed
+    python scripts/build_example_models.py --overwrite   # all six, as they are committed
     python scripts/build_example_models.py --only student --output_dir /tmp/models
     python scripts/build_example_models.py --steps 20 --output_dir /tmp/smoke  # does it run?
 
 The pair of the task ``language`` is ``teacher`` and ``student``; that of ``persona`` and ``card``
-is ``radio-teacher`` and ``radio-student``. They see the training split of the example inputs only.
+is ``radio-teacher`` and ``radio-student``. ``gpt2-teacher`` and ``gpt2-student`` are dense models
+for ``quantumbench``. They see the training split of the example inputs only.
 ``build.json`` in each folder says with what they were built.
 """
 
@@ -20,6 +21,7 @@ import torch
 from example_models.augmentation import Augmenter
 from example_models.building import Build, build_student, build_teacher, train_shared_tokenizer
 from example_models.corpus import read_corpus
+from example_models.gpt2_building import build_gpt2
 from example_models.radio_building import build_radio
 from prompt_distillation.data.files import refuse_to_overwrite
 from prompt_distillation.errors import PromptDistillationError
@@ -28,6 +30,8 @@ from prompt_distillation.tasks import load_task
 ROOT = Path(__file__).resolve().parents[1]
 BUILDERS = {"teacher": build_teacher, "student": build_student}
 RADIO_ROLES = {"radio-teacher": "teacher", "radio-student": "student"}
+GPT2_ROLES = {"gpt2-teacher": "teacher", "gpt2-student": "student"}
+NAMES = (*BUILDERS, *RADIO_ROLES, *GPT2_ROLES)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -39,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
         "--output_dir", type=Path, default=ROOT / "example-models",
         help="where the folders of the models go (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--only", choices=[*BUILDERS, *RADIO_ROLES], help="build one of them")
+    parser.add_argument("--only", choices=NAMES, help="build one of them")
     parser.add_argument("--seed", type=int, default=0, help="of everything (default: %(default)s)")
     parser.add_argument(
         "--steps",
@@ -65,7 +69,7 @@ def main() -> int:
 def build_models(arguments: argparse.Namespace) -> None:
     """Build each model that was asked for."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    names = [arguments.only] if arguments.only else [*BUILDERS, *RADIO_ROLES]
+    names = [arguments.only] if arguments.only else NAMES
     folders = {name: arguments.output_dir / name for name in names}
     refuse_to_overwrite(list(folders.values()), overwrite=arguments.overwrite)
     torch.set_num_threads(arguments.threads)
@@ -74,6 +78,11 @@ def build_models(arguments: argparse.Namespace) -> None:
     for name, folder in folders.items():
         if build is not None and name in BUILDERS:
             BUILDERS[name](build, folder=folder)
+        elif name in GPT2_ROLES:
+            build_gpt2(
+                GPT2_ROLES[name], ROOT / "example-data", folder=folder,
+                seed=arguments.seed, steps=arguments.steps,
+            )  # fmt: skip
         else:
             build_radio(
                 RADIO_ROLES[name], tasks, ROOT / "example-data", folder=folder,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from example_models.architecture import new_model
 from example_models.augmentation import Augmenter
@@ -144,8 +145,24 @@ def train_and_save(
         prompts: token ids of the prompts that rows share.
         hidden_size: of the model.
     """
-    name, seed, role = folder.name, int(str(manifest["seed"])), str(manifest["role"])
-    model = new_model(with_template(tokenizer, name=role), seed=seed, hidden_size=hidden_size)
+    role = str(manifest["role"])
+    wrapped = with_template(tokenizer, name=role)
+    model = new_model(wrapped, seed=int(str(manifest["seed"])), hidden_size=hidden_size)
+    fit_and_save(model, wrapped, draw_row, plan, folder=folder, manifest=manifest, prompts=prompts)
+
+
+def fit_and_save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    draw_row: Callable[[], Row],
+    plan: Plan,
+    *,
+    folder: Path,
+    manifest: Mapping[str, object],
+    prompts: Sequence[Sequence[int]] = (),
+) -> None:
+    """Train a model with random weights and write its folder; see `train_and_save`."""
+    name = folder.name
     parameters = sum(parameter.numel() for parameter in model.parameters())
     logger.info("%s: %.2f M parameters, %d steps", name, parameters / 1e6, plan.steps)
 
@@ -154,7 +171,7 @@ def train_and_save(
             "%s step %d/%d  loss %.4f  %.0f s", name, log.step, plan.steps, log.loss, log.seconds
         )
 
-    rng = random.Random(seed + 3)
+    rng = random.Random(int(str(manifest["seed"])) + 3)
     logs = train(model, draw_row, plan, prompts=prompts, rng=rng, on_log=show)
     whole = {
         **manifest,
@@ -164,5 +181,5 @@ def train_and_save(
         "log": [asdict(log) for log in logs],
         "provenance": provenance(),
     }
-    save_model(model, tokenizer, folder=folder, role=role, manifest=whole)
+    save_model(model, tokenizer, folder=folder, manifest=whole)
     logger.info("%s written to %s", name, folder)

@@ -1,5 +1,6 @@
 """The README.md of each model."""
 
+from example_models.gpt2_cards import gpt2_card
 from example_models.radio_cards import radio_card
 
 _FRONT_MATTER = """---
@@ -113,6 +114,8 @@ def model_card(name: str) -> str:
     """Front matter and text of the model card of ``"teacher"``, ``"radio-student"`` and so on."""
     if name.startswith("radio-"):
         return radio_card(name.removeprefix("radio-"))
+    if name.startswith("gpt2-"):
+        return gpt2_card(name.removeprefix("gpt2-"))
     body = _TEACHER if name == "teacher" else _STUDENT
     text = body.format(figures=_FIGURES[name]) + _COMMON.format(role=name)
     return _FRONT_MATTER.format(tag="reasoning" if name == "teacher" else "instruct") + text

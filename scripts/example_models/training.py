@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen3MoeForCausalLM
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 IGNORED = -100
@@ -44,7 +44,7 @@ class Plan:
         peak_learning_rate: after the warm-up; falls to a twentieth along a cosine.
         short_prompt_share: share of steps, from the start, that see only a window of the shared
             prompt (at its true positions): they cost half and teach nearly as much.
-        router_loss_weight: keeps the experts evenly used.
+        router_loss_weight: keeps the experts evenly used; 0 for a dense model.
     """
 
     steps: int
@@ -98,7 +98,7 @@ def encode_row(
 
 
 def train(
-    model: Qwen3MoeForCausalLM,
+    model: PreTrainedModel,
     draw_row: Callable[[], Row],
     plan: Plan,
     *,
@@ -133,7 +133,7 @@ def train(
     return logs
 
 
-def _optimizer(model: Qwen3MoeForCausalLM, plan: Plan) -> torch.optim.Optimizer:
+def _optimizer(model: PreTrainedModel, plan: Plan) -> torch.optim.Optimizer:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [
@@ -173,7 +173,7 @@ def _window(length: int, size: int | None, rng: random.Random) -> slice:
 
 
 def _step_loss(
-    model: Qwen3MoeForCausalLM,
+    model: PreTrainedModel,
     rows: list[Row],
     prompts: Sequence[Sequence[int]],
     windows: Sequence[slice],
@@ -192,7 +192,7 @@ def _step_loss(
 
 
 def _group_loss(
-    model: Qwen3MoeForCausalLM,
+    model: PreTrainedModel,
     rows: list[Row],
     prompt_ids: Sequence[int],
     window: slice,
@@ -204,21 +204,26 @@ def _group_loss(
     if prompt_ids:
         cache = DynamicCache(config=model.config)
         prompt = torch.tensor(prompt_ids)[window].unsqueeze(0)
-        model.model(prompt, position_ids=seen.unsqueeze(0), past_key_values=cache, use_cache=True)
+        model.base_model(
+            prompt, position_ids=seen.unsqueeze(0), past_key_values=cache, use_cache=True
+        )
         cache.batch_repeat_interleave(len(rows))
     positions = torch.arange(len(prompt_ids), len(prompt_ids) + ids.shape[1]).unsqueeze(0)
     mask = torch.cat([torch.ones(len(rows), len(seen), dtype=torch.bool), real], dim=1)
-    output = model.model(
+    routed = {"output_router_logits": True} if router_weight else {}
+    output = model.base_model(
         ids, position_ids=positions, attention_mask=mask, past_key_values=cache,
-        use_cache=cache is not None, output_router_logits=True,
+        use_cache=cache is not None, **routed,
     )  # fmt: skip
     trained = labels[:, 1:] != IGNORED
     logits = model.lm_head(output.last_hidden_state[:, :-1][trained])
     loss = cross_entropy(logits, labels[:, 1:][trained], reduction="sum")
+    tokens = int(trained.sum())
+    if not router_weight:
+        return loss, tokens
     balance = load_balancing_loss_func(
         output.router_logits, model.config.num_experts, model.config.num_experts_per_tok
     )
-    tokens = int(trained.sum())
     return loss + router_weight * tokens * balance, tokens
 
 
