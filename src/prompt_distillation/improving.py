@@ -403,6 +403,9 @@ class _Rounds:
         ranked = self._ranked(candidates, student, hardest) if candidates else []
         accepted = (item for item in ranked if self.known.accepts(item))
         chosen = list(itertools.islice(accepted, self._affordable()))
+        # In the pool's order: which of two nearly equal margins is smaller depends on the batch.
+        place = {id(item): number for number, item in enumerate(candidates)}
+        chosen.sort(key=lambda item: place[id(item)])
         logger.info("round %d: %d of %d inputs chosen", number, len(chosen), len(candidates))
         if chosen:
             rows = (_input_row(one.text, one.history, one.group, one.gold) for one in chosen)
