@@ -1,14 +1,13 @@
 """Choosing what to label: inputs that the student is unsure of against as many random ones.
 
-    python benchmarks/improving.py --seeds 8
+    python benchmarks/improving.py --seeds 12
 
 Each seed holds out other groups, and draws other inputs to start from: a student is trained on
-``--start`` labelled rows. Then `improve` gives it one round for
-each way of choosing, from all inputs that are left: the same student, pool, number of inputs that
-the teacher labels, old rows and training steps. The teacher answers all inputs once, before, and
-its answers are read from there. Differences from random inputs are paired by seed, with a 95 %
-interval of Student's t over the seeds. What was measured already is kept in the output file and not
-measured again.
+``--start`` labelled rows. Then `improve` gives it one round for each way of choosing, from all
+inputs that are left: the same student, pool, number of inputs that the teacher labels, old rows and
+training steps. The teacher answers all inputs once, before; its answers are read from there.
+Differences from random inputs are paired by seed, with a 95 % interval of Student's t over the
+seeds. What was measured already is kept in the output file and not measured again.
 """
 
 import argparse
@@ -104,7 +103,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("build/improving"))
     parser.add_argument("--output_file", type=Path, default=Path("build/improving/improving.json"))
     parser.add_argument("--engine", default="transformers", help="of the teacher")
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument(
         "--start", type=int, default=40, help="labelled rows of the student to start from"
     )
