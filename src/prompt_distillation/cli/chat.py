@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # what these import takes longer than --help may
 DESCRIPTION = """Ask the teacher (with the prompt) and the student (without) the same questions.
 
   python scripts/chat.py --task tasks/persona --student_path models/persona
-  python scripts/chat.py --teacher_model example-models/teacher --student_path models/quickstart
+  python scripts/chat.py --teacher_model example-models/teacher     after the quickstart
   python scripts/chat.py --teacher_engine server --teacher_server_url http://localhost:8000/v1
   python scripts/chat.py --question "Where were you born?"      one question, then the end
 

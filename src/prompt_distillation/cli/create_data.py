@@ -9,7 +9,7 @@ DESCRIPTION = """\
 Label inputs with a thinking teacher under the task's prompt, and write a dataset to train a student
 on. Every completion is in a journal before it is counted: a run that was stopped continues with the
 same command. Writes NAME.jsonl, NAME.heldout.jsonl, NAME.records.jsonl, NAME.rejects.jsonl and
-NAME.manifest.json."""
+NAME.manifest.json; with --top_logprobs also NAME.logprobs.parquet."""
 
 
 def main(argv: Sequence[str]) -> int | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prompt_distillation.cli.options import parse_options
 from prompt_distillation.config.evaluate_config import EvaluateConfig
 
-DESCRIPTION = """Measure a model on held-out inputs: accuracy, confusion, agreement, usage.
+DESCRIPTION = """Measure a model on held-out inputs: accuracy, confusion, agreement, tokens.
 
   evaluate.py                                       the distilled student
   evaluate.py --max_samples 100                     a quick check

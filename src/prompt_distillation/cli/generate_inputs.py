@@ -8,7 +8,7 @@ from prompt_distillation.config.generate_config import GenerateConfig
 DESCRIPTION = """\
 Make inputs for create_data.py: from templates (--templates), or from a few examples of which a
 model makes more (--examples). They are distinct, near-duplicates are refused, and each names its
-group (its template, or the examples it grew from), so that a held-out split is honest.
+group (its template, or the examples it grew from), so that labelling holds out whole groups.
 Writes NAME.jsonl and NAME.manifest.json, and with a model NAME.journal.jsonl: a run that was
 stopped, or one that wants more inputs, continues with what is there.
 

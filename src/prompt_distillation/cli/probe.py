@@ -11,7 +11,7 @@ DESCRIPTION = """Measure what automatic scores of texts miss.
   python scripts/probe.py --probes perplexity,forgetting
 
 character: share of the answers that a classifier calls in character; pressure: the same under
-questions that invite a model out of it; perplexity: of the teacher's answers under the student
+questions that tempt it out of character; perplexity: of the teacher's answers under the student
 before and after; forgetting: perplexity of other text, and how far the student is from its base."""
 
 

@@ -32,16 +32,17 @@ class ImproveConfig(Settings):
     )
     select: Literal["uncertain", "similar", "random"] = option(
         "uncertain",
-        "uncertain: inputs between whose two likeliest labels the student is least decided; "
-        "similar: those most like the labelled inputs that are hardest for it; random",
+        "uncertain: inputs for which the student's two most likely labels are closest in "
+        "probability; similar: inputs most like the labelled ones that are hardest for it; random: "
+        "any inputs",
     )
     inputs_per_round: int = option(200, "inputs that the teacher labels in each round", low=1)
     replay: float = option(
-        1.0, "rows of before that are trained on again, for each new row", low=0, high=1000
+        1.0, "earlier training rows that are repeated for each new row", low=0, high=1000
     )
     max_rounds: int = option(5, "most rounds", low=1, high=1000)
     patience: int = option(
-        1, "rounds in a row without a held-out gain above the noise, after which it ends", low=1
+        1, "stop after this many rounds in a row without a gain above the noise", low=1
     )
     max_teacher_tokens: int | None = option(
         None, "tokens that the teacher may write in all rounds together; none: no limit", low=1
@@ -52,7 +53,7 @@ class ImproveConfig(Settings):
     training_recipe: Path | None = option(
         None, "YAML file with flags of train_sft_trl.py that replace those of the student's run"
     )
-    seed: int = option(0, "seed of what is drawn: random inputs, and rows of before", low=0)
+    seed: int = option(0, "seed of random draws: inputs, and earlier training rows", low=0)
     output_dir: Path = option(
         Path("./models/improve"), "folder for the rounds and improve.json; it can be continued"
     )

@@ -9,7 +9,7 @@ from prompt_distillation.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class InspectLimits(Settings):
-    """Shares above which the data is not fit for training: exit code 3."""
+    """Shares above which the data is not fit for training (exit code 3)."""
 
     max_unreadable: float = option(0.0, "rows that are no conversation", low=0, high=1)
     max_empty: float = option(0.0, "rows with an empty answer", low=0, high=1)
@@ -18,7 +18,7 @@ class InspectLimits(Settings):
         0.3, "inputs that nearly repeat an earlier one", low=0, high=1
     )
     max_contradictions: float = option(
-        0.01, "rows whose input stands there again with another answer", low=0, high=1
+        0.01, "rows whose input appears again with another answer", low=0, high=1
     )
     max_held_out_seen: float = option(
         0.05, "held-out inputs that a training input repeats or nearly repeats", low=0, high=1
@@ -47,7 +47,7 @@ class InspectConfig(Settings):
     dataset: Path | None = option(
         None, "chat rows, NAME.jsonl; what create_data.py wrote beside it is inspected too"
     )
-    task: Path | None = option(None, "task folder, whose prompt must not stand in the answers")
+    task: Path | None = option(None, "task folder, whose prompt must not appear in the answers")
     output_file: Path = option(
         Path("data/inspection.html"), "the page to write; the same as JSON goes beside it"
     )

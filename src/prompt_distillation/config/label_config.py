@@ -22,9 +22,9 @@ DEFAULT_MAX_TOKENS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class VoteConfig(Settings):
-    """How completions become a label."""
+    """How completions become an answer."""
 
-    thinking: bool = option(True, "the teacher reasons first; without </think> there is no answer")
+    thinking: bool = option(True, "the model reasons first; without </think> there is no answer")
     max_retries: int = option(3, "further attempts while no answer can be read", low=0, high=20)
     num_votes: int = option(
         1, "answers per input, of which the majority counts; stops once the majority cannot change",

@@ -105,7 +105,7 @@ class ModelConfig(Settings):
         base_model: what an adapter is put on; None takes the base that the adapter names.
     """
 
-    model_name: str = option("none", "hub name, folder, or the name that a server uses")
+    model_name: str = option("none", "hub name or folder; with a server, its name for the model")
     base_model: str | None = option(
         None, "base model of an adapter; none: the one that the adapter names"
     )
@@ -132,7 +132,7 @@ class EngineConfig(Settings):
 
     engine: EngineKind = option("auto", "what runs the model; auto: vLLM where it can run")
     server_url: str | None = option(
-        None, "base URL of an OpenAI-compatible server, ending in /v1 (--engine server)"
+        None, "base URL of an OpenAI-compatible server, ending in /v1, for the engine `server`"
     )
     request_timeout_seconds: float = option(
         600.0, "longest time for one request to a server, in seconds", low=0.1

@@ -57,7 +57,7 @@ class FourBitConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SoftConfig(Settings):
-    """How ``--method soft`` learns from the teacher's probabilities."""
+    """How `--method soft` learns from the teacher's probabilities."""
 
     soft_targets: Literal["auto", "labels", "tokens"] = option(
         "auto",
@@ -95,7 +95,7 @@ class OnPolicyConfig(Settings):
         low=8,
     )
     token_clip: float | None = option(
-        5.0, "what one token counts at most, in nats; none: no limit", above=0
+        5.0, "largest loss of one token, in nats; none: no limit", above=0
     )
 
 

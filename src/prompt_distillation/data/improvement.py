@@ -15,7 +15,7 @@ class Round:
         student: its folder.
         asked: inputs that the teacher was asked to label.
         new_rows: of them, those with an answer, which were trained on.
-        old_rows: rows of before that were trained on again.
+        old_rows: earlier training rows that were repeated.
         teacher_tokens: that the teacher wrote in this round.
         score: on the held-out inputs, with its 95 % interval.
         gain: over the student of round ``compared_with``, the last whose gain is above the noise:

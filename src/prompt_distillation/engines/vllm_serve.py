@@ -1,7 +1,8 @@
 """A student behind vLLM's own OpenAI-compatible server: the command, and the running process.
 
-On a GPU an adapter is put on its base model while the server runs. Where vLLM cannot do that, as
-everywhere without a GPU, base and adapter are merged into a folder first.
+On a GPU an adapter is put on its base model while the server runs, with the flags that
+`data.vllm_flags` works out. Where vLLM cannot do that, as everywhere without a GPU, base and
+adapter are merged into a folder first.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Which inputs a student is weak at, and which others are like them."""
+"""Which inputs `improve` chooses: those a student is weak at, and others that are like them."""
 
 import heapq
 from collections.abc import Sequence

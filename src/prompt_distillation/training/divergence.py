@@ -3,6 +3,8 @@
 ``beta`` is TRL's: 0 is the forward divergence KL(teacher || student), 1 the reverse one
 KL(student || teacher), and between them the generalised Jensen-Shannon divergence with the mixture
 ``(1 - beta) student + beta teacher`` (Agarwal et al. 2023, arXiv:2306.13649).
+
+This is the loss of ``--method on_policy``; that of ``soft`` is in `methods.soft_trainer`.
 """
 
 import math
