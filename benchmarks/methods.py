@@ -1,30 +1,41 @@
-"""`sft` and `soft` side by side, on answers and on votes, at equal steps of the student.
+"""`sft`, `soft` and `on_policy` side by side, at equal tokens of the teacher and equal steps.
 
-    python benchmarks/methods.py --seeds 5                       # the example task, 5 seeds
-    python benchmarks/methods.py --seeds 5 --label_noise 0.2     # a fifth of the answers made wrong
-    python benchmarks/methods.py --seeds 5 --data_share 0.1      # a tenth of the rows
+    python benchmarks/methods.py --task language   # labels: clean, 20 % wrong, 10 % of the data
+    python benchmarks/methods.py --task card       # JSON
+    python benchmarks/methods.py --task persona    # texts
+    python benchmarks/methods_table.py             # the table and the figure of the three
 
-There are two datasets: one vote on all inputs, and up to ``--votes`` votes on so many fewer inputs.
-The second costs the teacher no more; it costs less where votes agree and stop early. The tokens of
-both are printed. Each method trains on both, with the same seeds and the same number of steps,
-and all students are asked the same held-out inputs, of which no one is among the rows of any
-dataset. Accuracy is against gold; the calibration error is that of the labels' probabilities.
-Differences from the first line are paired by seed and input, with a 95 % bootstrap interval over
-inputs. What was measured already is kept in the output file and not measured again.
+The teacher answers each input at least three times, once for all runs. Of these answers two
+datasets are made: *one vote* has the first answer to each of ``inputs`` inputs; *votes* has up to
+three answers to fewer inputs, until the teacher has written as many tokens. Five ways to train are
+compared with the same seeds: `sft` and `soft` on either, and `on_policy`, which trains by `sft` on
+one vote first; its steps together are as many as those of the others.
+
+A wrong answer is the teacher's whole output for another input with another answer: its reasoning,
+its label and its probabilities. Each output is exchanged by itself, so a majority may outvote it.
+
+The held-out inputs are scored one by one: labels by the most likely one against gold, JSON by the
+F1 of the values against gold, texts by chrF against the teacher's text. Labels are also asked of
+the same inputs made noisy (`noisy`), which are out of distribution. Forgetting is the perplexity of
+plain text, as `scripts/probe.py` measures it. The output file keeps each run as it ends: a stopped
+benchmark goes on from there.
 """
 
 import argparse
+import gc
 import random
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prompt_distillation.api import evaluate, label, load_task, train
+from prompt_distillation.config import EngineConfig, ModelConfig
 from prompt_distillation.data.answer_logprobs import (
     AnswerLogprobs,
     LogprobsWriter,
@@ -32,131 +43,330 @@ from prompt_distillation.data.answer_logprobs import (
     context_key,
     open_logprobs,
 )
-from prompt_distillation.data.files import read_json, read_jsonl, sibling, write_json, write_jsonl
+from prompt_distillation.data.dataset_files import Record, RecordedOutput, read_records
+from prompt_distillation.data.files import read_json, sibling, write_json, write_jsonl
+from prompt_distillation.data.inputs import Input, read_inputs
+from prompt_distillation.data.results import Prediction, Result
+from prompt_distillation.data.splits import is_held_out
+from prompt_distillation.engines import engine_options
+from prompt_distillation.engines.prompts import PromptEncoder
+from prompt_distillation.evaluation.field_scores import field_scores
+from prompt_distillation.evaluation.likelihood import likelihood_model
+from prompt_distillation.evaluation.prober import MATERIAL, read_passages
+from prompt_distillation.tasks import Task
 
-TASK, INPUTS = "tasks/language", "example-data/multilingual.txt"
-METHODS, DATA = ("sft", "soft"), ("one vote", "votes")
-RESAMPLES = 2000
+FOLDER = Path("build/methods")
+METHODS = ("sft", "sft on votes", "soft", "soft on votes", "on_policy")
+CONDITIONS = {"clean": (0.0, 1.0), "20 % wrong": (0.2, 1.0), "10 % of the data": (0.0, 0.1)}
+"""Name -> share of the teacher's outputs that are wrong, share of the data."""
+VOTES = 3
+DROPPED = 0.2
+"""Share of the letters that a noisy input lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One line of the table, for one seed."""
+class Plan:
+    """What is trained for one task.
 
-    method: str
-    data: str
-    seed: int
+    Attributes:
+        inputs: that the teacher labels, held-out ones not counted.
+        tested: held-out inputs that are asked.
+        steps: optimizer steps of each student; ``on_policy_steps`` are the last of them.
+        longest_answer: of a student, in tokens.
+    """
+
+    input_file: str
+    teacher: str
+    student: str
+    held_out: float
+    inputs: int
+    tested: int
+    steps: int
+    on_policy_steps: int
+    learning_rate: float
+    on_policy_learning_rate: float
+    lora_alpha: int
+    longest_answer: int
+    conditions: tuple[str, ...]
+    decoding: str = "free"
+
+
+RADIO = Plan(
+    input_file="example-data/card.jsonl", teacher="example-models/radio-teacher",
+    student="example-models/radio-student", held_out=0.2, inputs=400, tested=100, steps=120,
+    on_policy_steps=24, learning_rate=5e-3, on_policy_learning_rate=1e-3, lora_alpha=32,
+    longest_answer=128, conditions=("clean",),
+)  # fmt: skip
+PLANS = {
+    "language": Plan(
+        input_file="example-data/multilingual.txt", teacher="example-models/teacher",
+        student="example-models/student", held_out=0.1, inputs=400, tested=206, steps=48,
+        on_policy_steps=16, learning_rate=4e-3, on_policy_learning_rate=8e-4, lora_alpha=16,
+        longest_answer=16, conditions=tuple(CONDITIONS), decoding="scored",
+    ),
+    "card": RADIO,
+    "persona": replace(RADIO, input_file="example-data/persona.jsonl"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the teacher wrote once, and its log-probabilities."""
+
+    recorded: RecordedOutput
+    scores: VoteRow
 
     @property
-    def name(self) -> str:
-        """Of its folder, and its key in the output."""
-        return f"{self.method}-{self.data.replace(' ', '-')}-{self.seed}"
+    def answer(self) -> str:
+        """What was read out of it."""
+        return self.scores.answer
 
 
 def main() -> None:
-    """Label, train and evaluate what the output does not hold yet; print the table."""
-    arguments = _arguments()
-    folder: Path = arguments.folder
-    done: dict[str, Any] = (
-        read_json(arguments.output_file) if arguments.output_file.exists() else {}
-    )
-    names = ("votes", "steps", "label_noise", "data_share", "max_samples")
-    settings = {name: getattr(arguments, name) for name in names}
-    if done and done["settings"] != settings:
-        raise SystemExit(f"{arguments.output_file} holds other settings: {done['settings']}")
-    done = done or {"settings": settings, "runs": {}}
-    datasets = _datasets(arguments)
-    done["teacher_tokens"] = {
-        name: read_json(sibling(path, "manifest"))["counts"]["completion_tokens"]
-        for name, path in datasets.items()
-    }
-    used = {
-        name: _changed(
-            path, folder / "used", noise=arguments.label_noise, share=arguments.data_share
-        )
-        for name, path in datasets.items()
-    }
-    for seed in range(arguments.seeds):
-        for data in DATA:
-            for method in METHODS:
-                run = Setting(method=method, data=data, seed=seed)
-                if run.name not in done["runs"]:
-                    done["runs"][run.name] = _measure(
-                        run, arguments, used[data], datasets["one vote"]
-                    )
-                    write_json(arguments.output_file, done)
-    print(f"teacher tokens: {done['teacher_tokens']}")
-    print("\n".join(table(done["runs"], seeds=range(arguments.seeds))))
-
-
-def _arguments() -> argparse.Namespace:
+    """Make every run that the output file does not hold yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("build/methods"))
-    parser.add_argument("--output_file", type=Path, default=Path("build/methods/methods.json"))
-    parser.add_argument("--teacher", default="example-models/teacher")
-    parser.add_argument("--student", default="example-models/student")
-    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--task", choices=PLANS, required=True)
+    parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--votes", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--max_samples", type=int, default=2101)
-    parser.add_argument("--label_noise", type=float, default=0.0)
-    parser.add_argument("--data_share", type=float, default=1.0)
-    return parser.parse_args()
+    parser.add_argument("--engine", default="auto", help="that labels; evaluation: transformers")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
+    arguments = parser.parse_args()
+    end = time.monotonic() + 60 * arguments.minutes
+    plan, output = PLANS[arguments.task], arguments.folder / f"{arguments.task}.json"
+    settings = asdict(plan) | {"conditions": list(plan.conditions)}
+    done: dict[str, Any] = read_json(output) if output.exists() else {}
+    if done and done["settings"] != settings:
+        raise SystemExit(f"{output} holds runs with other settings; move it away")
+    done = done or {"task": arguments.task, "settings": settings, "datasets": {}, "runs": {}}
+    bench = Bench(arguments.task, plan, arguments.folder / arguments.task, arguments.engine)
+    for condition in plan.conditions:
+        done["datasets"][condition] = bench.write_datasets(condition)
+    done.setdefault("perplexity_before", bench.perplexity(Path(plan.student)))
+    write_json(output, done)
+    for seed in range(arguments.seeds):
+        for condition in plan.conditions:
+            for method in METHODS:
+                name = f"{condition} / {method} / {seed}"
+                if name in done["runs"]:
+                    continue
+                if time.monotonic() > end:
+                    print(f"time is up before {name}; the same command goes on")
+                    return
+                done["runs"][name] = bench.measure(method, condition, seed)
+                write_json(output, done)
+                gc.collect()  # a trainer and its model refer to each other
+                print(
+                    name, {k: v for k, v in done["runs"][name].items() if k != "scores"}, flush=True
+                )
 
 
-def _datasets(arguments: argparse.Namespace) -> dict[str, Path]:
-    """Label both; a dataset that is finished is only read."""
-    made = {}
-    for name, votes in zip(DATA, (1, arguments.votes), strict=True):
-        made[name] = arguments.folder / f"{name.replace(' ', '_')}.jsonl"
-        label(
-            task=TASK, input_file=INPUTS, output_file=made[name], model_name=arguments.teacher,
-            engine=arguments.engine, temperature=0.7, max_tokens=256, top_logprobs=20,
-            num_votes=votes, max_samples=arguments.max_samples // votes,
+class Bench:
+    """The teacher's outputs for one task, and the students trained on them."""
+
+    def __init__(self, name: str, plan: Plan, folder: Path, engine: str) -> None:
+        self._plan, self._folder = plan, folder
+        self._task: Task = load_task(f"tasks/{name}")
+        folder.mkdir(parents=True, exist_ok=True)
+        inputs = list(read_inputs(Path(plan.input_file)))
+        apart = [is_held_out(one.group, share=plan.held_out, seed=0) for one in inputs]
+        held_out = [one for one, out in zip(inputs, apart, strict=True) if out][: plan.tested]
+        trained = [one for one, out in zip(inputs, apart, strict=True) if not out]
+        random.Random(0).shuffle(trained)
+        trained = trained[: plan.inputs]
+        write_jsonl(folder / "inputs.jsonl", map(_row, [*trained, *held_out]))
+        write_jsonl(folder / "tested.jsonl", map(_row, held_out))
+        noisy_inputs = [replace(one, text=noisy(one.text)) for one in held_out]
+        write_jsonl(folder / "noisy.jsonl", map(_row, noisy_inputs))
+        # With five votes no majority is certain before the third: each input has three outputs.
+        self._labelled = label(
+            task=self._task, input_file=folder / "inputs.jsonl",
+            output_file=folder / "labelled.jsonl", model_name=plan.teacher, engine=engine,
+            temperature=0.7, max_tokens=256, num_votes=5, top_logprobs=20, held_out=plan.held_out,
+            overwrite=True,
+        ).dataset  # fmt: skip
+        self._outputs = self._read_outputs()
+
+    def _read_outputs(self) -> list[tuple[Record, list[Output]]]:
+        """The first three outputs with an answer, of each input to train on that has them."""
+        votes: dict[bytes, list[VoteRow]] = {}
+        for row in open_logprobs(sibling(self._labelled, "logprobs")).rows():
+            votes.setdefault(row.key, []).append(row)
+        found = []
+        for record in read_records(sibling(self._labelled, "records")):
+            recorded = [out for out in record["outputs"] if out["answer"] is not None]
+            scored = votes.get(_key(record), [])
+            if record["held_out"] or record["duplicate"] or len(scored) < VOTES:
+                continue
+            pairs = zip(recorded, scored, strict=False)
+            outputs = [Output(one, two) for one, two in pairs if one["answer"] == two.answer]
+            found.append((record, outputs[:VOTES]))
+        return found
+
+    def write_datasets(self, condition: str) -> dict[str, Any]:
+        """Write both datasets of a condition; returns what is in them."""
+        noise, share = CONDITIONS[condition]
+        given = _exchanged(self._outputs, noise)[: round(len(self._outputs) * share)]
+        singles = [(record, outputs[:1]) for record, outputs in given]
+        budget, several = _tokens(singles), []
+        for record, outputs in given:
+            drawn = self._until_decided(outputs)
+            if _tokens([*several, (record, drawn)]) > budget:
+                break
+            several.append((record, drawn))
+        return {
+            kind: self._write(self._file(condition, kind), rows)
+            for kind, rows in (("one vote", singles), ("votes", several))
+        }
+
+    def _until_decided(self, outputs: Sequence[Output]) -> list[Output]:
+        """As labelling does: no more votes once the majority cannot change."""
+        most = max(self._tally(outputs[: VOTES - 1]).values())
+        return list(outputs[: VOTES - 1] if most > VOTES // 2 else outputs)
+
+    def _tally(self, outputs: Sequence[Output]) -> dict[str, int]:
+        answers = [one.answer for one in outputs]
+        return {answer: answers.count(answer) for answer in answers}
+
+    def _file(self, condition: str, kind: str) -> Path:
+        return self._folder / f"{condition} {kind}.jsonl".replace(" ", "_").replace("%", "percent")
+
+    def _write(self, path: Path, rows: Sequence[tuple[Record, list[Output]]]) -> dict[str, Any]:
+        made, records, right = [], [], []
+        whole = open_logprobs(sibling(self._labelled, "logprobs"))
+        with sibling(path, "logprobs").open("wb") as file:
+            writer = LogprobsWriter(
+                file, top=whole.top, labels=whole.labels, vocabulary=whole.vocabulary_sha256
+            )
+            for record, outputs in rows:
+                winner = self._task.answers.count_votes([one.answer for one in outputs]).winner
+                turns = [{"role": "user", "content": record["text"]}]
+                made.append({"messages": [*turns, {"role": "assistant", "content": winner}]})
+                records.append(
+                    record | {
+                        "answer": winner, "teacher_answer": winner, "reasoning": None,
+                        "outputs": [one.recorded for one in outputs],
+                    }
+                )  # fmt: skip
+                if record["gold"] is not None:
+                    right.append(winner == record["gold"])
+                for one in outputs:
+                    scores = _packed(one.scores, whole.top)
+                    writer.write(_key(record), one.answer, scores, one.scores.labels)
+            writer.close()
+        write_jsonl(path, made)
+        write_jsonl(sibling(path, "records"), records)
+        shutil.copyfile(sibling(self._labelled, "manifest"), sibling(path, "manifest"))
+        return {
+            "rows": len(rows),
+            "outputs": sum(len(outputs) for _, outputs in rows),
+            "teacher_tokens": _tokens(rows),
+            "as_gold": round(sum(right) / len(right), 4) if right else None,
+            # How sure the teacher is of the label that it wrote, after its reasoning.
+            "label_probability": round(float(np.mean(sure)), 5) if (sure := _sure(rows)) else None,
+        }
+
+    def measure(self, method: str, condition: str, seed: int) -> dict[str, Any]:
+        """Train and evaluate one student."""
+        kind = "votes" if method.endswith("votes") else "one vote"
+        train_file, folder = self._file(condition, kind), self._folder / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        started, plan = time.perf_counter(), self._plan
+        adapter = folder / "student"
+        if method == "on_policy":
+            steps = plan.steps - plan.on_policy_steps
+            self._train(train_file, folder / "sft", "sft", seed, steps, plan.learning_rate)
+            self._train(
+                train_file, adapter, method, seed, plan.on_policy_steps,
+                plan.on_policy_learning_rate, adapter_path=folder / "sft",
+                teacher_model=plan.teacher, max_completion_length=plan.longest_answer,
+            )  # fmt: skip
+        else:
+            rate = plan.learning_rate
+            self._train(train_file, adapter, method.split()[0], seed, plan.steps, rate)
+        seconds = time.perf_counter() - started
+        result = self._evaluate(adapter, "tested.jsonl")
+        run = {
+            "seconds": round(seconds, 1),
+            "perplexity": self.perplexity(adapter),
+            "scores": {"held out": _scores(result)},
+        }
+        if result.confidence and result.confidence.calibration:
+            error = result.confidence.calibration.expected_calibration_error
+            run["calibration_error"] = round(error, 5)
+            run["scores"]["noisy"] = _scores(self._evaluate(adapter, "noisy.jsonl"))
+        means = {f"mean, {name}": round(sum(s) / len(s), 4) for name, s in run["scores"].items()}
+        return run | means
+
+    def _train(
+        self, train_file: Path, folder: Path, method: str, seed: int, steps: int, rate: float,
+        **more: Any,
+    ) -> None:  # fmt: skip
+        train(
+            train_file, output_dir=folder, model_name=self._plan.student, method=method, seed=seed,
+            max_steps=steps, learning_rate=rate, lora_alpha=self._plan.lora_alpha,
+            per_device_train_batch_size=16, gradient_accumulation_steps=1, max_length=512,
+            gradient_checkpointing=False, report_to="none", held_out_answers=0, eval_file="none",
+            save_strategy="no", logging_steps=20, **more,
         )  # fmt: skip
-    return made
+
+    def _evaluate(self, adapter: Path, test_file: str) -> Result:
+        return evaluate(
+            adapter, task=self._task, test_file=self._folder / test_file, split="all",
+            train_data_file=self._labelled, decoding=self._plan.decoding, engine="transformers",
+            max_tokens=self._plan.longest_answer,
+        )  # fmt: skip
+
+    def perplexity(self, model: Path) -> float:
+        """Of plain text."""
+        options = engine_options(ModelConfig(model_name=str(model)), EngineConfig())
+        encoder = PromptEncoder.of(replace(options, adapter=None))
+        with likelihood_model(options, encoder) as loaded:
+            scores = loaded.score_texts(read_passages(MATERIAL / "plain_text.txt"))
+        known = [score for score in scores if score]
+        nats, tokens = sum(one.nats for one in known), sum(one.tokens for one in known)
+        return float(np.exp(nats / tokens))
 
 
-def _changed(source: Path, folder: Path, *, noise: float, share: float) -> Path:
-    """A copy of a dataset with a share of its rows, and wrong answers in a share of those.
+def noisy(text: str) -> str:
+    """Lower case, no punctuation, and each letter is missing with a chance of `DROPPED`.
 
-    A wrong answer is a teacher that takes one label for another in all that it says of an input:
-    in its votes, and in its probabilities.
+    >>> noisy("Where is the station?")
+    'wheeis te station'
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    target, generator = folder / source.name, random.Random(0)
-    rows = [row for _, row in read_jsonl(source)]
-    rows = generator.sample(rows, round(len(rows) * share))
-    labels = list(load_task(TASK).labels)
-    swapped = {}
-    for row in generator.sample(rows, round(len(rows) * noise)):
-        answer = row["messages"][-1]
-        wrong = generator.choice([other for other in labels if other != answer["content"]])
-        swapped[context_key(row["messages"][:-1])] = (answer["content"], wrong)
-        answer["content"] = wrong
-    write_jsonl(target, rows)
-    for part in ("heldout", "manifest"):
-        shutil.copyfile(sibling(source, part), sibling(target, part))
-    _write_swapped(sibling(source, "logprobs"), sibling(target, "logprobs"), swapped)
-    return target
+    draw = random.Random(text)
+    kept = [c for c in text.lower() if not unicodedata.category(c).startswith("P")]
+    return "".join(c for c in kept if draw.random() >= DROPPED).strip() or text
 
 
-def _write_swapped(source: Path, target: Path, swapped: Mapping[bytes, tuple[str, str]]) -> None:
-    file = open_logprobs(source)
-    with target.open("wb") as opened:
-        writer = LogprobsWriter(
-            opened, top=file.top, labels=file.labels, vocabulary=file.vocabulary_sha256
-        )
-        for row in file.rows():
-            shares, answer = list(row.labels), row.answer
-            if row.key in swapped:
-                pair = swapped[row.key]
-                first, second = map(file.labels.index, pair)
-                shares[first], shares[second] = shares[second], shares[first]
-                answer = {pair[0]: pair[1], pair[1]: pair[0]}.get(answer, answer)
-            writer.write(row.key, answer, _packed(row, file.top), shares)
-        writer.close()
+def _row(item: Input) -> dict[str, Any]:
+    return {"text": item.text, "group": item.group} | ({"label": item.gold} if item.gold else {})
+
+
+def _key(record: Record) -> bytes:
+    return context_key([{"role": "user", "content": record["text"]}])
+
+
+def _tokens(rows: Sequence[tuple[Record, Sequence[Output]]]) -> int:
+    return sum(one.recorded["completion_tokens"] for _, outputs in rows for one in outputs)
+
+
+def _sure(rows: Sequence[tuple[Record, Sequence[Output]]]) -> list[float]:
+    found = [one.scores.labels for _, outputs in rows for one in outputs]
+    return [max(labels) for labels in found if labels]
+
+
+def _exchanged(
+    rows: Sequence[tuple[Record, list[Output]]], noise: float
+) -> list[tuple[Record, list[Output]]]:
+    """Put outputs for other inputs, with other answers, in place of a share of the outputs."""
+    draw, pool = random.Random(0), [one for _, outputs in rows for one in outputs]
+
+    def exchange(own: Output) -> Output:
+        if draw.random() >= noise:
+            return own
+        return draw.choice([other for other in pool if other.answer != own.answer])
+
+    return [(record, [exchange(one) for one in outputs]) for record, outputs in rows]
 
 
 def _packed(row: VoteRow, top: int) -> AnswerLogprobs:
@@ -168,62 +378,29 @@ def _packed(row: VoteRow, top: int) -> AnswerLogprobs:
     )  # fmt: skip
 
 
-def _measure(
-    run: Setting, arguments: argparse.Namespace, train_file: Path, held_out_of: Path
-) -> dict[str, Any]:
-    """Train and evaluate one student."""
-    started = time.monotonic()
-    trained = train(
-        train_file, output_dir=arguments.folder / "runs" / run.name, model_name=arguments.student,
-        method=run.method, seed=run.seed, max_steps=arguments.steps, learning_rate=1e-3,
-        per_device_train_batch_size=16, gradient_accumulation_steps=1, max_length=512,
-        gradient_checkpointing=False, report_to="none", held_out_answers=0, eval_file="none",
-        save_strategy="no", logging_steps=20, overwrite=True,
-    )  # fmt: skip
-    seconds = time.monotonic() - started
-    result = evaluate(
-        trained, task=TASK, test_file=INPUTS, train_data_file=held_out_of,
-        max_samples=None, decoding="scored", engine="transformers",
-    )  # fmt: skip
-    confidence = result.confidence
-    shutil.rmtree(trained.output_dir)
-    return {
-        "correct": {p.text: p.correct for p in result.predictions if p.correct is not None},
-        "accuracy": result.summary.accuracy,
-        "calibration_error": confidence.calibration.expected_calibration_error
-        if confidence
-        else None,
-        "seconds": round(seconds, 1),
-    }
+def _scores(result: Result) -> list[float]:
+    """How right each answer is, from 0 to 1, in the order of the inputs."""
+    score = {"labels": _label_score, "fields": _field_score, "text": _text_score}
+    return [
+        round(score[result.metrics or "labels"](item), 4)
+        for item in result.predictions
+        if item.ground_truth is not None
+    ]
 
 
-def table(runs: Mapping[str, Any], *, seeds: Sequence[int]) -> list[str]:
-    """The table, in Markdown; differences are from its first line."""
-    lines = ["| method | data | accuracy, of gold | difference (95 %) | calibration error | s |"]
-    lines.append("|---|---|---|---|---|---|")
-    first: np.ndarray[Any, Any] | None = None
-    for data in DATA:
-        for method in METHODS:
-            mine = [runs[Setting(method=method, data=data, seed=seed).name] for seed in seeds]
-            correct = np.mean([list(run["correct"].values()) for run in mine], axis=0)
-            first = correct if first is None else first
-            error = np.mean([run["calibration_error"] for run in mine])
-            seconds = np.mean([run["seconds"] for run in mine])
-            lines.append(
-                f"| {method} | {data} | {correct.mean():.2%} | {_difference(correct - first)} "
-                f"| {error:.3f} | {seconds:.0f} |"
-            )
-    return lines
+def _label_score(item: Prediction) -> float:
+    return float(bool(item.correct))
 
 
-def _difference(paired: "np.ndarray[Any, Any]") -> str:
-    """Mean difference in percentage points, with a bootstrap interval over inputs."""
-    if not paired.any():
-        return "-"
-    generator = np.random.default_rng(0)
-    drawn = generator.integers(0, len(paired), size=(RESAMPLES, len(paired)))
-    low, high = np.percentile(paired[drawn].mean(axis=1), [2.5, 97.5])
-    return f"{100 * paired.mean():+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+def _field_score(item: Prediction) -> float:
+    scores = field_scores([item])
+    return scores.f1 if scores else 0.0
+
+
+def _text_score(item: Prediction) -> float:
+    from sacrebleu.metrics import CHRF
+
+    return float(CHRF().sentence_score(item.predicted or "", [item.ground_truth or ""]).score) / 100
 
 
 if __name__ == "__main__":
