@@ -49,6 +49,8 @@ esac
 # The example models lie in the checkout: asking a hub for them would only wait for a time-out.
 export HF_HUB_OFFLINE=1 WANDB_MODE="${WANDB_MODE:-offline}" VLLM_NO_USAGE_STATS=1
 python="${VENV:-.venv}/bin/python"
+# The installation leaves compiling to the first import, which is of use only if it is kept.
+unset PYTHONDONTWRITEBYTECODE
 
 stages=()
 stage() {

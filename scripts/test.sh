@@ -26,6 +26,10 @@ if [ "$processes" -gt 1 ]; then
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( threads > 0 ? threads : 1 ))}"
 fi
 
+# The installation leaves compiling to the first import; where nothing may be kept, every one of
+# several hundred processes would compile torch and vLLM again.
+unset PYTHONDONTWRITEBYTECODE
+
 # No test may reach for a hub, a W&B account or a telemetry host, nor wait for one.
 export HF_HUB_OFFLINE=1 WANDB_MODE=offline VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 exec "${VENV:-.venv}/bin/python" -m pytest -n "$processes" --dist loadfile \
