@@ -39,6 +39,10 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+# Its own: lm-format-enforcer, which vLLM imports, lets every safe loader read dates as texts.
+_StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", _StrictLoader.construct_yaml_timestamp)
+
+
 def _count_nodes(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
     """Values below a node, its aliases written out; raises `yaml.YAMLError` for too many."""
     if node in counted:

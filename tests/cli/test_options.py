@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
 
 from prompt_distillation.cli.options import parse_options, parse_options_with_extra
 from prompt_distillation.config import Settings, block, build_config, check_range, flat, option
@@ -172,7 +173,12 @@ def test_an_empty_file_changes_nothing(tmp_path):
         ("!!python/object/apply:os.getcwd []", "not valid YAML"),
     ],
 )
-def test_what_is_wrong_with_a_file(tmp_path, text, message):
+def test_what_is_wrong_with_a_file(tmp_path, text, message, monkeypatch):
+    # As a library that vLLM imports does it, for every safe loader of the process.
+    constructors = yaml.SafeLoader.yaml_constructors
+    monkeypatch.setitem(
+        constructors, "tag:yaml.org,2002:timestamp", constructors["tag:yaml.org,2002:str"]
+    )
     with pytest.raises(ConfigError) as caught:
         parse_file(tmp_path, text)
     assert message in str(caught.value)
