@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -16,6 +16,11 @@ _MOST_NODES = 100_000
 
 class _StrictLoader(yaml.SafeLoader):
     """A safe loader that refuses a key that stands twice: YAML would keep the last in silence."""
+
+    # Its own: lm-format-enforcer, which vLLM imports, lets every safe loader read dates as texts.
+    yaml_constructors: ClassVar[dict[str | None, Any]] = yaml.SafeLoader.yaml_constructors | {
+        "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_yaml_timestamp
+    }
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         value = super().construct_object(node, deep=deep)
@@ -37,10 +42,6 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"the key {key!r} appears twice, again in line {line}")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
-
-
-# Its own: lm-format-enforcer, which vLLM imports, lets every safe loader read dates as texts.
-_StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", _StrictLoader.construct_yaml_timestamp)
 
 
 def _count_nodes(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
