@@ -16,6 +16,7 @@ interpreters. The exit code is 1 if any case failed.
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -42,6 +43,8 @@ def main() -> int:
     if not cases:
         print(f"no case is called {' or '.join(options.only)}; --list shows the names")
         return 2
+    # A shell that starts this in the background lets it and all its children ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="robustness-"))
     started = time.monotonic()
     try:
