@@ -1,10 +1,8 @@
 """What many tests share: tiny random models, built once a session, offline."""
 
-import importlib
 import importlib.util
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,24 +109,6 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
         teacher=save_tiny_model(folder / "teacher", template=TEACHER_TEMPLATE, seed=0),
         student=save_tiny_model(folder / "student", template=STUDENT_TEMPLATE, seed=1),
     )
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
-    """Runs `prompt-distillation NAME FLAGS` in this process, in ``tmp_path``; gives its stdout."""
-    from prompt_distillation.cli.main import COMMANDS
-
-    monkeypatch.chdir(tmp_path)
-
-    def run(name: str, *flags: object) -> str:
-        module = importlib.import_module(f"prompt_distillation.cli.{COMMANDS[name][0]}")
-        capsys.readouterr()
-        assert not module.main([str(flag) for flag in flags])
-        return capsys.readouterr().out
-
-    return run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,13 +1,16 @@
 """A user's own task of each kind, with conversations: a folder, no code, through all commands."""
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prompt_distillation.cli.main import COMMANDS
 from prompt_distillation.student import Student
 
 pytestmark = pytest.mark.slow
@@ -60,6 +63,22 @@ def write_project(folder: Path, kind: str) -> None:
     turns = [conversation(opening)[:end] for opening in OPENINGS for end in (1, 3)]
     rows = [{"messages": messages, "label": GOLD[kind]} for messages in turns]
     (folder / "inputs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs `prompt-distillation NAME FLAGS` in this process, in ``tmp_path``; gives its stdout."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *flags: object) -> str:
+        module = importlib.import_module(f"prompt_distillation.cli.{COMMANDS[name][0]}")
+        capsys.readouterr()
+        assert not module.main([str(flag) for flag in flags])
+        return capsys.readouterr().out
+
+    return run
 
 
 @pytest.mark.parametrize(

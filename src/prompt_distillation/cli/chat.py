@@ -50,7 +50,6 @@ class ChatConfig(ModelsConfig):
     teacher_engine: EngineConfig = block(
         EngineConfig, prefix="teacher_", omit=NO_RAY, gpu_memory_utilization=0.45
     )
-    thinking: bool = option(True, "the teacher reasons first; the answer follows </think>")
     student_engine: EngineConfig = block(
         EngineConfig, prefix="student_", omit=NO_RAY, gpu_memory_utilization=0.45
     )

@@ -90,6 +90,7 @@ class ModelsConfig(Settings):
         temperature=0.15,
         max_tokens=4096,
     )
+    thinking: bool = option(True, "the teacher reasons first; without </think> there is no answer")
     student: ModelConfig = block(
         ModelConfig,
         prefix="student_",
@@ -102,7 +103,6 @@ class ModelsConfig(Settings):
 class PairConfig(ModelsConfig):
     """The teacher, the student, and the inputs that both are asked."""
 
-    thinking: bool = option(True, "the teacher reasons first; without </think> there is no answer")
     test: TestConfig = block(TestConfig)
     engine: EngineConfig = block(EngineConfig)
 
