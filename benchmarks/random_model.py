@@ -6,16 +6,18 @@
     python benchmarks/labelling_throughput.py --model_name models/random-30b --max_tokens 512
     python benchmarks/random_model.py models/shape-30b --config_only                    # 0.5 MiB
     python benchmarks/training_throughput.py --model models/shape-30b --rows 128
+    python benchmarks/random_model.py models/random-gpt2-large --shape gpt2-large        # 3.0 GiB
 
 Every command takes the folder as it takes any model. Shapes and vocabulary sizes are the published
 ones; the tokenizer is the example student's, whose 5,120 tokens the model reads, while it writes
-any of its own. With --layers, the rest of the shape stays and the model is shallower: time and
-memory per layer are the true ones, and the embeddings weigh more. A model of random weights writes
-until --max_tokens. With --config_only the file of weights is empty, and the benchmarks draw them
-where they compute.
+any of its own (GPT-2: see `gpt2_tokenizer`). With --layers, the rest of the shape stays and the
+model is shallower: time and memory per layer are the true ones, and the embeddings weigh more. A
+model of random weights writes until --max_tokens. With --config_only the file of weights is empty,
+and the benchmarks draw them where they compute.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +28,15 @@ from unittest import mock
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    GPT2Config,
     PreTrainedConfig,
+    PreTrainedTokenizerFast,
 )
 from transformers.models.qwen3 import Qwen3Config
 from transformers.models.qwen3_moe import Qwen3MoeConfig
@@ -56,6 +61,10 @@ SHAPES: dict[str, PreTrainedConfig] = {
         num_attention_heads=32, num_key_value_heads=8, head_dim=128, tie_word_embeddings=True,
         max_position_embeddings=262_144,
     ),
+    # https://huggingface.co/openai-community/gpt2-large/blob/main/config.json
+    "gpt2-large": GPT2Config(n_embd=1280, n_layer=36, n_head=20),
+    # https://huggingface.co/openai-community/gpt2/blob/main/config.json
+    "gpt2": GPT2Config(n_embd=768, n_layer=12, n_head=12),
 }  # fmt: skip
 
 
@@ -76,8 +85,11 @@ def main() -> None:
 
     config = SHAPES[options.shape]
     config.num_hidden_layers = options.layers or config.num_hidden_layers
-    tokenizer = AutoTokenizer.from_pretrained(
-        EXAMPLE / ("teacher" if options.thinking else "student")
+    is_gpt2 = isinstance(config, GPT2Config)
+    tokenizer = (
+        gpt2_tokenizer(config.vocab_size, config.n_positions)
+        if is_gpt2
+        else AutoTokenizer.from_pretrained(EXAMPLE / ("teacher" if options.thinking else "student"))
     )
     config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     if options.config_only:
@@ -85,12 +97,14 @@ def main() -> None:
         tokenizer.save_pretrained(options.folder)
         print(f"{options.folder}: {options.shape}, {config.num_hidden_layers} layers, no weights")
         return
-    model = draw(config, torch.bfloat16, seed=options.seed)
+    model = draw(config, torch.float32 if is_gpt2 else torch.bfloat16, seed=options.seed)
     parameters = model.num_parameters()
     if model.device.type == "cuda" and torch.cuda.mem_get_info()[0] < model.get_memory_footprint():
         # Saving takes fused experts apart, into copies for which the card has no place.
         model = model.to("cpu")
     model.save_pretrained(options.folder)
+    if is_gpt2:
+        name_as_in_2019(options.folder / WEIGHTS)
     tokenizer.save_pretrained(options.folder)
     size = sum(file.stat().st_size for file in options.folder.iterdir())
     print(
@@ -104,6 +118,41 @@ def draw(config: PreTrainedConfig, dtype: torch.dtype, *, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def gpt2_tokenizer(vocabulary: int, positions: int) -> PreTrainedTokenizerFast:
+    """A tokenizer like GPT-2's, with the example teacher's merges, which are fewer.
+
+    Byte-level BPE; the last of its tokens is ``<|endoftext|>``, which is bos, eos and unk; no
+    padding token and no chat template. Tokens without a merge fill the vocabulary up.
+    """
+    trained = json.loads((EXAMPLE / "gpt2-teacher" / "tokenizer.json").read_text())["model"]
+    end = "<|endoftext|>"
+    texts = [text for text in trained["vocab"] if text != end]
+    texts += [f"<unused{number}>" for number in range(vocabulary - 1 - len(texts))]
+    ids = {text: number for number, text in enumerate([*texts, end])}
+    tokenizer = Tokenizer(models.BPE(ids, [tuple(merge) for merge in trained["merges"]]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end,
+        model_max_length=positions,
+    )  # fmt: skip
+
+
+def name_as_in_2019(path: Path) -> None:
+    """Name GPT-2's weights as the published files do: without a prefix, the masks beside them."""
+    with safe_open(path, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    positions = weights["transformer.wpe.weight"].shape[0]
+    renamed = {name.removeprefix("transformer."): weight for name, weight in weights.items()}
+    mask = torch.ones(1, 1, positions, positions).tril()
+    masks = {
+        name.replace("c_attn.weight", "bias"): mask.clone()
+        for name in renamed
+        if name.endswith("attn.c_attn.weight")
+    }
+    save_file(renamed | masks, path, metadata={"format": "pt"})
 
 
 def save_without_weights(config: PreTrainedConfig, folder: Path) -> None:

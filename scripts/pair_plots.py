@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -17,15 +16,10 @@ from prompt_distillation.data.results import Prediction, Result
 from prompt_distillation.data.training_files import History
 from prompt_distillation.evaluation.metrics import confusion_matrix, per_label_results, summarise
 from prompt_distillation.report import evaluation_plots as plots
-from prompt_distillation.report.training_plots import TRAINING_PICTURES, plot_training
+from prompt_distillation.report.training_plots import plot_training
 
 LETTERS = "ABCD"
 HELD_OUT, TRAINED = PARTS = ("held out", "trained on")
-PAIR_PICTURES = (
-    "accuracy_comparison", "comprehensive_metrics", "confusion_matrices", "delta_accuracy",
-    "delta_across_examples", "prediction_heatmap",
-)  # fmt: skip
-TEACHER_PICTURES = tuple(f"teacher_{name}" for name in TRAINING_PICTURES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +45,24 @@ class Measured:
         """Its result on the questions that were held out, or on those that were trained on."""
         return _part(self.result, lambda item: (item.index in self.held_out) == (name == HELD_OUT))
 
+    def points(self, part: str) -> float:
+        """Accuracy on a part of the questions, in percent."""
+        return 100 * (self.part(part).summary.accuracy or 0.0)
+
+    def interval(self, part: str) -> list[float]:
+        """The two ends of its 95 % interval; none without a gold answer."""
+        found = self.part(part).summary.accuracy_interval
+        return [100 * found.low, 100 * found.high] if found else []
+
+    @property
+    def millions(self) -> float:
+        """Parameters, in millions."""
+        return self.parameters / 1e6
+
     @property
     def efficiency(self) -> float:
         """Points of held-out accuracy for a million parameters."""
-        return 100 * (self.part(HELD_OUT).summary.accuracy or 0.0) / (self.parameters / 1e6)
+        return self.points(HELD_OUT) / self.millions
 
 
 def plot_workflow(history: History | None, models: Sequence[Measured], folder: Path) -> list[Path]:
@@ -65,12 +73,11 @@ def plot_workflow(history: History | None, models: Sequence[Measured], folder: P
         models: the teacher first, the student last.
         folder: where the PNG files go.
     """
-    written = plot_training(history, folder, prefix="teacher_")
+    written = plot_training(history, folder, of_teacher=True)
     with rc_context(plots.STYLE):
-        figures = _figures(models)
-        return [
-            *written,
-            *(plots.save_picture(folder / f"{name}.png", figures[name]) for name in PAIR_PICTURES),
+        return written + [
+            plots.save_picture(folder / f"{name}.png", figure)
+            for name, figure in _figures(models).items()
         ]
 
 
@@ -133,29 +140,31 @@ def is_choice(item: Prediction) -> bool:
 def comprehensive_metrics(models: Sequence[Measured]) -> Figure:
     """Accuracy, form, size, memory, speed and efficiency, a panel each; every axis begins at 0."""
     panels: dict[str, tuple[str, Callable[[Measured], float]]] = {
-        "Accuracy, held out": ("%", lambda m: 100 * (m.part(HELD_OUT).summary.accuracy or 0)),
-        "Accuracy, trained on": ("%", lambda m: 100 * (m.part(TRAINED).summary.accuracy or 0)),
+        "Accuracy, held out": ("%", lambda m: m.points(HELD_OUT)),
+        "Accuracy, trained on": ("%", lambda m: m.points(TRAINED)),
         "Answers in the right form": ("%", lambda m: 100 * m.result.summary.parse_rate),
-        "Size": ("million parameters", lambda m: m.parameters / 1e6),
+        "Size": ("million parameters", lambda m: m.millions),
         "Memory of the weights": ("MB", lambda m: m.weight_bytes / 1e6),
         "Speed": ("questions per second", lambda m: m.queries_per_second),
         "Efficiency": ("points, held out, per million parameters", lambda m: m.efficiency),
+    }
+    intervals: dict[str, Callable[[Measured], list[float]]] = {
+        "Accuracy, held out": lambda m: m.interval(HELD_OUT),
+        "Accuracy, trained on": lambda m: m.interval(TRAINED),
+        "Efficiency": lambda m: [end / m.millions for end in m.interval(HELD_OUT)],
     }
     figure = Figure(figsize=(12, 6), layout="constrained")
     grid = list(figure.subplots(2, 4).flat)
     for axes, (title, (unit, value)) in zip(grid, panels.items(), strict=False):
         values = [value(model) for model in models]
         bars = axes.bar([model.title for model in models], values, color=_colours(models))
-        axes.bar_label(bars, fmt=_number, padding=2)
-        top = 100 if unit == "%" else max(values) or 1
+        axes.bar_label(bars, fmt=shown_number, padding=2)
+        ends = [intervals[title](model) if title in intervals else [] for model in models]
+        for place, interval in enumerate(ends):
+            # Beside the number over the bar.
+            axes.plot([place + 0.3] * len(interval), interval, color="black", marker="_")
+        top = 100 if unit == "%" else max(*values, *(end for both in ends for end in both)) or 1
         axes.set(title=title, ylabel=unit, ylim=(0, 1.15 * top))
-    held_out, trained, efficiency = grid[0], grid[1], grid[len(panels) - 1]
-    for place, model in enumerate(models):
-        _draw_interval(held_out, place, model.part(HELD_OUT), 100)
-        _draw_interval(trained, place, model.part(TRAINED), 100)
-        _draw_interval(efficiency, place, model.part(HELD_OUT), 100 / (model.parameters / 1e6))
-    efficiency.autoscale(axis="y")
-    efficiency.set_ylim(bottom=0)
     first = models[0]
     grid[-1].axis("off")
     grid[-1].text(
@@ -167,15 +176,9 @@ def comprehensive_metrics(models: Sequence[Measured]) -> Figure:
     return figure
 
 
-def _number(value: float) -> str:
+def shown_number(value: float) -> str:
+    """Three digits, or as many as a whole number of four or more has."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _draw_interval(axes: Any, place: float, result: Result, scale: float) -> None:
-    interval = result.summary.accuracy_interval
-    if interval is not None:
-        ends = [scale * interval.low, scale * interval.high]
-        axes.plot([place + 0.25] * 2, ends, color="black", marker="_")
 
 
 def _part(result: Result, belongs: Callable[[Prediction], bool]) -> Result:

@@ -20,7 +20,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from pair_plots import PARTS, Measured, plot_workflow
+import yaml
+
+from pair_plots import PARTS, Measured, plot_workflow, shown_number
 from prompt_distillation import api
 from prompt_distillation.cli.running import run_command
 from prompt_distillation.config import split_settings
@@ -90,13 +92,22 @@ class Recipe:
         return {"engine": self.engine, "dtype": self.dtype}
 
 
-def read_recipe(path: Path, *, output_dir: str | None = None) -> Recipe:
+def read_recipe(
+    path: Path, *, output_dir: str | None = None, changes: Sequence[str] = ()
+) -> Recipe:
     """Read a recipe.
+
+    Args:
+        path: its YAML file.
+        output_dir: instead of the recipe's.
+        changes: ``KEY=VALUE`` or ``SECTION.KEY=VALUE``, instead of the recipe's.
 
     Raises:
         ConfigError: it cannot be read, or a key is unknown, missing or of the wrong type.
     """
     values = read_yaml_mapping(find_example(path), error=ConfigError)
+    for change in changes:
+        set_value(values, change)
     known = [one.name for one in fields(Recipe)]
     if unknown := sorted(set(values) - set(known)):
         raise ConfigError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
@@ -113,6 +124,27 @@ def read_recipe(path: Path, *, output_dir: str | None = None) -> Recipe:
         raise ConfigError(f"{path}: dtype is {recipe.dtype!r}; allowed are {', '.join(BYTES)}")
     check_settings(recipe)
     return recipe
+
+
+def set_value(values: dict[str, Any], change: str) -> None:
+    """Change one value of a recipe, as ``--set`` says.
+
+    Raises:
+        ConfigError: it has no value, or the section has no keys.
+    """
+    names, equals, text = change.partition("=")
+    *sections, key = names.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {change}: {section} holds a value and no keys")
+        values = inner
+    if not equals:
+        raise ConfigError(f"--set {change}: expected KEY=VALUE, e.g. teacher.max_steps=10")
+    try:
+        values[key] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {change}: the value is not YAML") from error
 
 
 def check_settings(recipe: Recipe) -> None:
@@ -347,18 +379,14 @@ def table(models: Sequence[Measured], comparison: Comparison) -> list[str]:
         ),
         ("one question alone, median", [milliseconds(cell.alone.p50) for cell in cells]),
         ("tokens per question", [f"{cell.tokens_per_query:,.0f}" for cell in cells]),
-        ("held-out points per million parameters", [f"{m.efficiency:.1f}" for m in models]),
+        ("held-out points per million parameters", [shown_number(m.efficiency) for m in models]),
     ]
     lines = [f"| {' | '.join([name, *shown])} |" for name, shown in rows]
-    deltas = [f"{100 * (_share(student, part) - _share(teacher, part)):+.1f}" for part in PARTS]
-    lines += ["", f"student minus teacher, in points: {deltas[0]} held out, {deltas[1]} trained on"]
+    deltas = [f"{student.points(part) - teacher.points(part):+.1f}" for part in PARTS]
+    lines += ["", f"Student minus teacher, in points: {deltas[0]} held out, {deltas[1]} trained on"]
     if comparison.student_against_teacher is not None:
         lines.append(paired_sentence(comparison.student_against_teacher, model="the student"))
     return lines
-
-
-def _share(model: Measured, part: str) -> float:
-    return model.part(part).summary.accuracy or 0.0
 
 
 def _accuracy(model: Measured, part: str) -> str:
@@ -376,8 +404,14 @@ def main(argv: Sequence[str]) -> None:
         help="recipe of the run (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--output_dir", help="folder of the run, instead of the recipe's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+        help="a value of the recipe to change, e.g. teacher.max_steps=10; may be repeated",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
-    recipe = read_recipe(arguments.config, output_dir=arguments.output_dir)
+    recipe = read_recipe(
+        arguments.config, output_dir=arguments.output_dir, changes=arguments.changes
+    )
     print(f"\n{run_workflow(recipe)}\n")
     print(f"report: {recipe.folder / 'report.html'}, plots: {recipe.folder / 'plots'}")
 

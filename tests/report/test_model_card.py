@@ -106,6 +106,17 @@ def test_held_out_agreement_says_of_what_and_how_sure() -> None:
     ) in card
 
 
+def test_a_model_that_learned_gold_answers_under_a_prompt_says_so() -> None:
+    manifest = manifest_of_a_run()
+    manifest["inputs"] |= {"answers": "given", "with_prompt": True}
+
+    card = trained_card("mine", manifest)
+
+    assert "fine-tuned on the answers in `rows.jsonl`. It was trained with a system message" in card
+    assert "| agreement with the given answers on held-out rows |" in card
+    assert "teacher" not in card
+
+
 def test_a_resumed_run_has_no_figure_from_before_training() -> None:
     manifest = manifest_of_a_run()
     manifest["result"]["held_out_accuracy"] = (None, 0.5)

@@ -53,8 +53,10 @@ def test_the_last_step_of_an_epoch_belongs_to_it():
     assert losses[0] == pytest.approx(sum(3 / step for step in range(1, 6)) / 5)
 
 
-def test_the_smoothed_loss_of_a_constant_is_the_constant():
-    assert smoothed([2.0] * 5) == pytest.approx([2.0] * 5)
+def test_the_smoothed_loss_does_not_lag():
+    falling = [100.0 - step for step in range(100)]
+    assert smoothed(falling) == pytest.approx(falling)
+    assert smoothed([0.0, 1.0] * 40)[40] == pytest.approx(0.4)
 
 
 def test_the_summary_holds_first_last_and_best():

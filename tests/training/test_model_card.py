@@ -40,7 +40,8 @@ def test_a_run_says_what_it_is_and_how_to_load_it(run, student):
     assert "16 chat rows of `rows.jsonl`" in card
     assert "| lora_rank | 32 |" in card
     assert "| held-out loss before, after |" in card
-    assert "| agreement with the teacher on held-out rows |" in card
+    assert "| agreement with the given answers on held-out rows |" in card
+    assert "fine-tuned on the answers in `rows.jsonl`. It needs neither a prompt" in card
     assert ", n=4 (" in card
 
 

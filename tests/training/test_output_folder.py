@@ -16,6 +16,7 @@ from prompt_distillation.errors import (
 )
 from prompt_distillation.training.manifest import (
     HeldOutAccuracy,
+    answers_of,
     append_losses,
     run_identity,
     start_losses,
@@ -232,6 +233,10 @@ def test_the_table_of_losses_grows_and_a_resumed_run_drops_what_was_lost(tmp_pat
     assert (tmp_path / "loss.csv").read_text().splitlines()[1:] == ["1,,3.0,,,1.0"]
 
 
-def test_a_held_out_accuracy_says_of_how_many_rows_and_against_whom():
+def test_a_held_out_accuracy_says_of_how_many_rows_and_against_whom(tmp_path):
     shown = str(HeldOutAccuracy(before=0.0, correct=32, total=32))
     assert shown == "100.0% (95% CI 89.3-100.0%) of 32 rows, against the teacher's answers"
+    assert answers_of(tmp_path / "rows.jsonl") == "given"
+    assert "the given answers" in str(HeldOutAccuracy(before=0, correct=1, total=2, truth="given"))
+    (tmp_path / "rows.records.jsonl").touch()
+    assert answers_of(tmp_path / "rows.jsonl") == "teacher"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prompt_distillation.data.files import atomic_writer
 from prompt_distillation.data.intervals import wilson_interval, with_interval
 from prompt_distillation.data.results import Result
-from prompt_distillation.data.training_files import CARD_FILE, MANIFEST_FILE
+from prompt_distillation.data.training_files import CARD_FILE, MANIFEST_FILE, TEACHER
 from prompt_distillation.data.vllm_flags import serve_line
 from prompt_distillation.errors import ModelError
 
@@ -26,11 +26,6 @@ _SETTINGS = (
     "lora_rank", "lora_alpha", "lora_expert_rank", "lora_targets", "learning_rate",
     "lr_scheduler_type", "warmup_ratio", "num_train_epochs", "max_length", "seed",
 )  # fmt: skip
-
-_PURPOSE = (
-    "fine-tuned to give the answers of a teacher model that thinks under a long prompt. This model "
-    "needs neither the prompt nor the thinking: send it the user's text alone."
-)
 
 
 def trained_card(
@@ -48,7 +43,7 @@ def trained_card(
     return _render(
         _metadata(base, library=library, tags=[*tags, "sft", "trl"]),
         f"# {name}",
-        f"{kind} of `{base}`, {_PURPOSE}",
+        f"{kind} of `{base}`, {_purpose(manifest)}",
         "## Use",
         _loading(name, base, is_adapter=is_adapter),
         *_serving(name, base, adapter_config),
@@ -79,7 +74,7 @@ def exported_card(
     metadata = _metadata(base, library="transformers", tags=["lora-merged"])
     if result is not None:
         metadata.model_name, metadata.eval_results = name, eval_results(result)
-    parts = ["# " + name, f"`{base}`, {_PURPOSE}"]
+    parts = ["# " + name, f"`{base}`, {_purpose(manifest)}"]
     if is_quantised:
         parts.append(
             "The weights of linear layers and experts are 4-bit integers with one scale per group "
@@ -218,8 +213,32 @@ def _serving(name: str, base: str, adapter_config: Mapping[str, Any] | None) -> 
     yield f"```bash\n{serve_line(base, adapter_config, name=name)}\n```"
 
 
+def _purpose(manifest: Mapping[str, Any]) -> str:
+    """What the model learned, and what it must be sent."""
+    learned = (
+        "to give the answers of a teacher model that works under a prompt"
+        if _learned_from_teacher(manifest)
+        else f"on the answers in `{_train_file(manifest)}`"
+    )
+    sent = (
+        "It was trained with a system message: send it that, and the user's text."
+        if manifest["inputs"].get("with_prompt", False)
+        else "It needs neither a prompt nor any thinking: send it the user's text alone."
+    )
+    return f"fine-tuned {learned}. {sent}"
+
+
+def _learned_from_teacher(manifest: Mapping[str, Any]) -> bool:
+    # Manifests of older runs do not say.
+    return bool(manifest["inputs"].get("answers", TEACHER) == TEACHER)
+
+
+def _train_file(manifest: Mapping[str, Any]) -> str:
+    return Path(manifest["config"]["train_file"]).name
+
+
 def _making(manifest: Mapping[str, Any]) -> Iterator[str]:
-    counts, name = manifest["counts"], Path(manifest["config"]["train_file"]).name
+    counts, name = manifest["counts"], _train_file(manifest)
     yield "## Data"
     yield (
         f"{counts['rows']:,} chat rows of `{name}` (SHA-256 "
@@ -267,7 +286,8 @@ def _figures(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         share = with_interval(after, wilson_interval(round(after * n), n))
         # A run that went on from a checkpoint has no figure from before.
         earlier = "" if before is None else f" ({before:.1%} before training)"
-        yield "agreement with the teacher on held-out rows", f"{share}, n={n}{earlier}"
+        truth = "the teacher" if _learned_from_teacher(manifest) else "the given answers"
+        yield f"agreement with {truth} on held-out rows", f"{share}, n={n}{earlier}"
 
 
 def _answered(manifest: Mapping[str, Any]) -> int:

@@ -17,6 +17,10 @@ LOSS_FILE = "loss.csv"
 CARD_FILE = "README.md"
 PLOTS_FOLDER = "plots"
 
+TEACHER, GIVEN = "teacher", "given"
+"""Whose answers a student learns: those of a labelling run, or of rows from elsewhere, e.g. gold.
+"""
+
 History = Sequence[Mapping[str, Any]]
 """What the trainer logged, oldest first; each entry has a ``step``."""
 

@@ -392,8 +392,11 @@ def prediction_heatmap(results: Mapping[str, Result]) -> Figure:
     axes.set_xticks([])
     if len(starts) <= MAX_COUNTED_LABELS:
         axes.set_xticks(starts, [_name(truths[at] or "-") for at in starts], fontsize=8)
+        for start in starts[1:]:
+            axes.axvline(start - 0.5, color="white", linewidth=1.5)
     axes.set(title=f"Every input, sorted by its label (n={len(first)})")
-    axes.legend(handles=[Patch(color=colour, label=name) for name, colour in states.items()],
+    shown = {name: colour for at, (name, colour) in enumerate(states.items()) if at in cells}
+    axes.legend(handles=[Patch(color=colour, label=name) for name, colour in shown.items()],
                 loc="upper center", bbox_to_anchor=(0.5, -0.12), ncol=4)  # fmt: skip
     return figure
 
@@ -421,7 +424,7 @@ def delta_accuracy(teacher: Result, student: Result) -> Figure:
         delta, n = 100 * (won - lost) / len(pairs), len(pairs) + 2
         # Of few pairs too: Agresti and Min (2005), half a pair more of each of the four kinds.
         spread = 196 * np.sqrt(won + lost + 1 - (won - lost) ** 2 / n) / n
-        axes.barh(row, delta, color=BLUE if delta >= 0 else RED, height=0.6)
+        axes.barh(row, delta, color=BLUE if delta >= 0 else ORANGE, height=0.6)
         axes.errorbar(
             100 * (won - lost) / n, row, xerr=spread, color="black", capsize=2, linewidth=1
         )
@@ -431,30 +434,31 @@ def delta_accuracy(teacher: Result, student: Result) -> Figure:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.invert_yaxis()
     axes.set(title="Accuracy per label: student minus teacher",
-             xlabel="percentage points, 95 % interval")  # fmt: skip
+             xlabel="percentage points, 95 % interval; above 0 the student is better")  # fmt: skip
     return figure
 
 
 def delta_across_examples(teacher: Result, student: Result) -> Figure:
     """Running count of inputs won minus inputs lost, with what chance alone would do."""
-    steps = [
+    steps = [0] + [
         int(bool(ours.correct)) - int(bool(theirs.correct))
         for theirs, ours in zip(teacher.predictions, student.predictions, strict=True)
     ]
     balance, differing = np.cumsum(steps), np.cumsum(np.abs(steps))
     figure, axes = one_axes(9, 3.8)
-    places = np.arange(1, len(steps) + 1)
+    places = np.arange(len(steps))
     chance = 1.96 * np.sqrt(differing)  # a fair coin for every input where they differ
     axes.fill_between(places, -chance, chance, color=GREY, alpha=0.25, linewidth=0,
                       label="explained by chance, 95 %")  # fmt: skip
     axes.step(places, balance, color=BLUE, where="post",
               label="only the student right, minus only the teacher right")  # fmt: skip
+    axes.plot(places[-1], balance[-1], "o", color=BLUE, label="at the end")
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(title=f"Student against teacher, running total (n={len(steps)})",
-             xlabel="inputs, in the order of the file", ylabel="inputs")  # fmt: skip
+    axes.set(title=f"Student against teacher, running total (n={len(steps) - 1})",
+             xlabel="inputs, in the order of the file", ylabel="difference")  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=3)
     return figure
 
 

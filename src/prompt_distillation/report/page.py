@@ -237,7 +237,7 @@ def _table_of_results(parts: PageParts) -> tuple[list[str], list[dict[str, Any]]
         currency = comparison.bill.currency if comparison.bill else "cost"
         heads += [
             "latency p50 / p95, one at a time", f"latency p50 / p95, {many} at a time",
-            "queries/s", f"{currency} per million",
+            "queries/s, in one batch", f"{currency} per million",
         ]  # fmt: skip
     else:
         heads.append("seconds per query")

@@ -5,20 +5,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cycler import cycler
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from prompt_distillation.data.training_files import History
-from prompt_distillation.report.evaluation_plots import BLUE, RED, STYLE, one_axes, save_picture
+from prompt_distillation.report.evaluation_plots import (
+    BLUE,
+    INK,
+    ORANGE,
+    STYLE,
+    one_axes,
+    save_picture,
+)
 
 TRAINING_PICTURES = (
     "training_loss", "training_loss_by_epoch", "learning_rate", "gradient_norms", "training_speed",
     "training_summary", "training_dashboard",
 )  # fmt: skip
-
-SMOOTHING = 0.9
-"""Weight of the past in the smoothed loss: an exponential mean over about ten steps."""
 
 
 def plot_training(
@@ -26,19 +31,31 @@ def plot_training(
     output_dir: Path,
     *,
     charts: Sequence[str] = TRAINING_PICTURES,
-    prefix: str = "",
+    of_teacher: bool = False,
 ) -> list[Path]:
-    """Draw a finished run, each chart as ``PREFIX NAME.png``, without the space.
+    """Draw a finished run, each chart as ``NAME.png``.
+
+    Args:
+        history: what the run logged.
+        output_dir: where the PNG files go.
+        charts: some of `TRAINING_PICTURES`.
+        of_teacher: the files, the titles and the colour say that a teacher was trained.
 
     Returns:
         The files written; none where the run logged no training loss.
     """
     if not any("loss" in entry for entry in history or ()):
         return []
-    with rc_context(STYLE):
+    prefix = "teacher_" if of_teacher else ""
+    colours = cycler(color=[ORANGE if of_teacher else BLUE])
+    with rc_context({**STYLE, "axes.prop_cycle": colours}):
+        figures = {name: _figure(name, history or ()) for name in charts}
+        if of_teacher:
+            for axes in (axes for figure in figures.values() for axes in figure.axes):
+                axes.set_title(f"Teacher: {axes.get_title('left')}")
         return [
-            save_picture(output_dir / f"{prefix}{name}.png", _figure(name, history or ()))
-            for name in charts
+            save_picture(output_dir / f"{prefix}{name}.png", figure)
+            for name, figure in figures.items()
         ]
 
 
@@ -56,13 +73,16 @@ def series(history: History, key: str) -> tuple[list[float], list[float]]:
     return [step for step, _ in points], [value for _, value in points]
 
 
-def smoothed(values: Sequence[float], *, weight: float = SMOOTHING) -> list[float]:
-    """Exponential mean, corrected for its start as in Adam (Kingma & Ba, 2015, section 3)."""
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Mean of each value and as many before as after it, at most a twentieth of all.
+
+    Unlike an exponential mean it does not lag behind a loss that falls.
+    """
     result: list[float] = []
-    mean = 0.0
-    for i, value in enumerate(values, start=1):
-        mean = weight * mean + (1 - weight) * value
-        result.append(mean / (1 - weight**i))
+    for i in range(len(values)):
+        reach = min(len(values) // 40, i, len(values) - 1 - i)
+        near = values[i - reach : i + reach + 1]
+        result.append(sum(near) / len(near))
     return result
 
 
@@ -106,34 +126,34 @@ def training_figures(history: History) -> dict[str, str]:
 
 def _draw_loss(axes: Any, history: History) -> None:
     steps, losses = series(history, "loss")
-    axes.plot(steps, losses, color=BLUE, alpha=0.3, linewidth=1)
-    axes.plot(steps, smoothed(losses), color=BLUE, label="training (smoothed)")
+    axes.plot(steps, losses, alpha=0.4, linewidth=1, label="training")
+    axes.plot(steps, smoothed(losses), label="training, smoothed")
     held_out_steps, held_out = series(history, "eval_loss")
     if held_out:
-        axes.plot(held_out_steps, held_out, "o-", color=RED, label="held out", markersize=4)
+        axes.plot(held_out_steps, held_out, "o--", color=INK, label="held out", markersize=4)
     axes.legend()
     _describe(axes, "Loss", "nats per trained token")
 
 
 def _draw_loss_by_epoch(axes: Any, history: History) -> None:
     epochs, losses = loss_by_epoch(history)
-    axes.bar(epochs, losses, color=BLUE)
+    axes.bar(epochs, losses)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _describe(axes, "Mean training loss by epoch", "nats per trained token", x="epoch")
 
 
 def _draw_learning_rate(axes: Any, history: History) -> None:
-    axes.plot(*series(history, "learning_rate"), color=BLUE)
+    axes.plot(*series(history, "learning_rate"))
     _describe(axes, "Learning rate", "learning rate")
 
 
 def _draw_gradient_norm(axes: Any, history: History) -> None:
-    axes.plot(*series(history, "grad_norm"), color=BLUE)
+    axes.plot(*series(history, "grad_norm"))
     _describe(axes, "Gradient norm before clipping", "L2 norm")
 
 
 def _draw_speed(axes: Any, history: History) -> None:
-    axes.plot(*series(history, "tokens_per_second"), color=BLUE)
+    axes.plot(*series(history, "tokens_per_second"))
     axes.set_ylim(bottom=0)
     _describe(axes, "Training speed", "tokens per second")
 
@@ -167,3 +187,4 @@ def _dashboard(history: History) -> Figure:
 def _describe(axes: Any, title: str, y: str, *, x: str = "optimizer step") -> None:
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)

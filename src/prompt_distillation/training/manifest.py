@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from prompt_distillation.data.files import atomic_writer, write_json
+from prompt_distillation.data.files import atomic_writer, sibling, write_json
 from prompt_distillation.data.intervals import Interval, wilson_interval, with_interval
-from prompt_distillation.data.training_files import HISTORY_FILE, LOSS_FILE
+from prompt_distillation.data.training_files import GIVEN, HISTORY_FILE, LOSS_FILE, TEACHER
 from prompt_distillation.provenance import model_fingerprint, provenance, sha256_of_file
 from prompt_distillation.training.lora.adapter import count_parameters
 
@@ -23,8 +23,6 @@ NOT_IDENTITY = frozenset(
 
 LOSS_COLUMNS = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm")
 
-TEACHER = "teacher"
-
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutAccuracy:
@@ -34,7 +32,7 @@ class HeldOutAccuracy:
         before: of the student before training; None where a run went on from a checkpoint.
         correct: of the weights kept.
         total: rows that were answered.
-        truth: whose answers count as right: the labelled rows', which are the teacher's.
+        truth: whose answers count as right: `TEACHER` or `GIVEN`.
     """
 
     before: float | None
@@ -56,7 +54,8 @@ class HeldOutAccuracy:
 
     def __str__(self) -> str:
         share = with_interval(self.after, self.interval)
-        return f"{share} of {self.total} rows, against the {self.truth}'s answers"
+        owner = "teacher's" if self.truth == TEACHER else self.truth
+        return f"{share} of {self.total} rows, against the {owner} answers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +133,10 @@ def training_manifest(
         "inputs": {
             f"{key}_sha256": identity[f"{key}_sha256"]
             for key in ("train_file", "eval_file", "method_files")
+        }
+        | {
+            "answers": answers_of(run.config.train_file),
+            "with_prompt": run.rows.rows[0].context[0]["role"] == "system",
         },
         "seed": trainer.args.seed,
         "counts": {
@@ -159,7 +162,6 @@ def training_manifest(
             "held_out_accuracy": [accuracy.before, accuracy.after] if accuracy else None,
             "held_out_answers": accuracy.total if accuracy else 0,
             "held_out_correct": accuracy.correct if accuracy else 0,
-            "held_out_truth": accuracy.truth if accuracy else None,
             "best_metric": trainer.state.best_metric,
             "best_checkpoint": trainer.state.best_model_checkpoint,
         },
@@ -168,28 +170,33 @@ def training_manifest(
     }
 
 
+def answers_of(train_file: Path) -> str:
+    """Whose answers the rows hold: the teacher's, where labelling's records are beside them."""
+    return TEACHER if sibling(train_file, "records").is_file() else GIVEN
+
+
 def train_result(
-    trainer: Any, output_dir: Path, *, rows: int, seconds: float, sync_hint: str | None
+    trainer: Any, output_dir: Path, *, run: Any, seconds: float, sync_hint: str | None
 ) -> TrainResult:
     """Read a run's figures out of the trainer and its log."""
     history = trainer.state.log_history
     losses = [entry["loss"] for entry in history if "loss" in entry]
     return TrainResult(
         output_dir=output_dir,
-        rows=rows,
+        rows=len(run.rows.rows),
         steps=trainer.state.global_step,
         rows_seen=trainer.rows_seen,
         seconds=seconds,
         evaluation_seconds=trainer.evaluation_seconds,
         train_loss=sum(losses) / max(1, len(losses)),
         held_out_loss=_first_and_kept(history, "eval_loss", kept_step(trainer)),
-        held_out_accuracy=_held_out_accuracy(trainer),
+        held_out_accuracy=_held_out_accuracy(trainer, answers_of(run.config.train_file)),
         trained_parameters=count_parameters(trainer.model)[0],
         sync_hint=sync_hint,
     )
 
 
-def _held_out_accuracy(trainer: Any) -> HeldOutAccuracy | None:
+def _held_out_accuracy(trainer: Any, truth: str) -> HeldOutAccuracy | None:
     """Of the answers given last, which are those of the weights kept."""
     if not trainer.answered:
         return None
@@ -198,6 +205,7 @@ def _held_out_accuracy(trainer: Any) -> HeldOutAccuracy | None:
         before=logged[0] if logged else None,
         correct=trainer.answered_right,
         total=len(trainer.answered),
+        truth=truth,
     )
 
 

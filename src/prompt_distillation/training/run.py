@@ -259,9 +259,7 @@ def _save(
     if "wandb" in trainer.args.report_to and is_main:
         log_end(trainer.answered, notes=trainer.missing_figures())
         hint = finish_tracking()
-    result = train_result(
-        trainer, folder.path, rows=len(run.rows.rows), seconds=seconds, sync_hint=hint
-    )
+    result = train_result(trainer, folder.path, run=run, seconds=seconds, sync_hint=hint)
     folder.save_model(lambda path: trainer.save_model(str(path)), is_main=is_main)
     if is_main:
         # The caller draws the plots, from the history.

@@ -1,5 +1,6 @@
 """Quantising a student while it is loaded: what, how much, and with how little memory."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,10 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from peft import PeftModel
 from training.shapes import qwen3_30b_a3b
 from training.tiny_student import build_student, save_student
-from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
+from prompt_distillation.checkpoints import merged_in_memory
+from prompt_distillation.cli.train import main as train
 from prompt_distillation.config.train_config import FourBitConfig, LoraSettings, TrainConfig
 from prompt_distillation.errors import ConfigError, ModelError
 from prompt_distillation.machine import GIB
@@ -64,6 +75,52 @@ def test_dense_students_too(kind, tmp_path):
     model = load(save_student(tmp_path / kind, kind), FourBitConfig())
     assert len(quantised(model)) == {"qwen3": 14, "gpt2": 8}[kind]
     model(torch.arange(8)[None]).logits.sum().backward()
+
+
+@pytest.fixture(scope="module")
+def published_gpt2(tmp_path_factory):
+    """A tiny GPT-2 like the one on the hub: its files, its dropout, its tokenizer."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        made = importlib.import_module("random_model")
+    config = GPT2Config(
+        vocab_size=1100, n_embd=32, n_layer=2, n_head=2, bos_token_id=1099, eos_token_id=1099
+    )
+    torch.manual_seed(0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    made.name_as_in_2019(folder / "model.safetensors")
+    made.gpt2_tokenizer(config.vocab_size, config.n_positions).save_pretrained(folder)
+    return folder
+
+
+def test_a_published_gpt2_is_read_as_its_files_name_the_weights(published_gpt2):
+    assert AutoTokenizer.from_pretrained(published_gpt2).pad_token is None
+    full, held = load(published_gpt2, None), load(published_gpt2, FourBitConfig())
+    assert len(quantised(held)) == 8
+    for (name, weight), other in zip(full.named_parameters(), held.parameters(), strict=True):
+        error = float((other - weight).detach().abs().max())
+        assert error < (0.02 if name in quantised(held) else 1e-9), name
+
+
+def test_an_adapter_trained_on_a_four_bit_gpt2_merges_into_the_whole_one(
+    published_gpt2, train_file, tmp_path
+):
+    train(
+        [
+            f"--train_file={train_file}", f"--model_name={published_gpt2}", "--load_in_4bit",
+            f"--output_dir={tmp_path / 'run'}", "--max_steps=3", "--learning_rate=0.02",
+            "--chat_template_path=recipes/plain-chat.jinja", "--report_to=none",
+            "--held_out_answers=2", "--lora_rank=4",
+        ]
+    )  # fmt: skip
+    whole, adapted = load(published_gpt2, None).eval(), load(published_gpt2, None)
+    adapted = PeftModel.from_pretrained(adapted, str(tmp_path / "run")).eval()
+    merged = merged_in_memory(load(published_gpt2, None), tmp_path / "run").eval()
+    ids = torch.arange(20)[None]
+    expected, before = adapted(ids).logits, whole(ids).logits
+    torch.testing.assert_close(merged(ids).logits, expected, atol=1e-4, rtol=1e-4)
+    assert (expected - before).abs().max() > 0.01
 
 
 def test_the_estimate_of_the_weights_is_what_they_take(student, tokenizer):
