@@ -9,9 +9,10 @@ import pytest
 from labelling.scripted import ScriptedEngine, answer, completion, dice, run_label
 
 from prompt_distillation.api import train
+from prompt_distillation.choosing import ask_student, uncertainty
 from prompt_distillation.config.improve_config import ImproveConfig
 from prompt_distillation.data.files import read_json, read_jsonl, sibling, write_jsonl
-from prompt_distillation.data.inputs import Input, read_inputs
+from prompt_distillation.data.inputs import read_inputs
 from prompt_distillation.data.results import Prediction
 from prompt_distillation.data.splits import input_key
 from prompt_distillation.errors import (
@@ -20,9 +21,8 @@ from prompt_distillation.errors import (
     InputError,
     OutputExistsError,
 )
-from prompt_distillation.evaluation.hard_inputs import ask_student, ease, margin, most_like
 from prompt_distillation.evaluation.metrics import held_out_scores, paired_gain
-from prompt_distillation.improving import Known, improve
+from prompt_distillation.improving import improve
 from prompt_distillation.tasks import load_task
 
 FIRST = ("The ferry", "A parcel", "My luggage", "Some bicycle", "Our neighbour", "That violin")
@@ -67,17 +67,6 @@ def start(tmp_path_factory, tiny_models):
     return folder
 
 
-@pytest.fixture
-def make_prediction():
-    def make(shares=None, *, truth="a", predicted="a", index=0):
-        return Prediction(
-            index=index, text="text", group="g", predicted=predicted, ground_truth=truth,
-            correct=predicted == truth, label_probabilities=shares,
-        )  # fmt: skip
-
-    return make
-
-
 def records_of(folder):
     return read_jsonl(sibling(folder / "out.jsonl", "records"))
 
@@ -100,44 +89,6 @@ def texts_of(path):
     return [item.text for item in read_inputs(path)]
 
 
-# --- choosing
-
-
-def test_the_margin_is_between_the_two_likeliest_labels(make_prediction):
-    assert margin(make_prediction({"a": 0.5, "b": 0.1, "c": 0.4})) == pytest.approx(0.1)
-    assert margin(make_prediction(None)) == 1.0
-
-
-def test_an_input_is_hard_where_the_student_disagrees_with_the_teacher(make_prediction):
-    shares = {"a": 0.5, "b": 0.1, "c": 0.4}
-    assert ease(make_prediction(shares, truth="a")) == pytest.approx(0.1)
-    assert ease(make_prediction(shares, truth="b")) == pytest.approx(-0.4)
-    assert ease(make_prediction(None, truth="a fine day", predicted="a fine day")) == 1.0
-    assert ease(make_prediction(None, truth="a fine day", predicted=None)) == 0.0
-
-
-def test_each_hard_text_in_turn_takes_the_one_most_like_it():
-    texts = ["the red house", "a blue boat", "the red houses", "blue boats", "nothing at all"]
-    order = most_like(texts, ["the red house!", "blue boat"], count=5)
-    assert order[:4] == [0, 1, 2, 3]
-    assert sorted(order) == [0, 1, 2, 3, 4]
-
-
-def test_what_is_known_held_out_or_nearly_the_same_is_not_accepted():
-    known = Known(held_out_groups={"kept"})
-    known.keys.add(input_key("Where is the old station of the town?"))
-    known.near.add("Where is the old station of the town?")
-
-    def accepts(text, group="g"):
-        return known.accepts(Input(index=0, text=text, group=group))
-
-    assert not accepts("where is  the OLD station of the town?")
-    assert not accepts("Where is the old station of the town")
-    assert not accepts("Something else entirely.", group="kept")
-    assert accepts("Something else entirely.")
-    assert not accepts("Something else entirely.")
-
-
 # --- a round
 
 
@@ -146,9 +97,9 @@ def test_a_round_labels_what_the_student_is_least_decided_on_and_nothing_held_ou
 
     folder, (_, one) = tmp_path / "out" / "round-1", result.rounds
     chosen, held_out = texts_of(folder / "inputs.jsonl"), held_out_of(start)
-    margins = margins_of(start)
+    unsure = uncertainty_of(start)
     pool = TEXTS[1::2]
-    assert sorted(chosen) == sorted(sorted(pool, key=margins.__getitem__)[:6])
+    assert sorted(chosen) == sorted(sorted(pool, key=lambda text: -unsure[text])[:6])
     assert len(engine.requests) == one.asked == one.new_rows == one.old_rows == 6
     trained = texts_of(folder / "train.jsonl")
     assert trained[:6] == chosen
@@ -165,13 +116,13 @@ def test_a_round_labels_what_the_student_is_least_decided_on_and_nothing_held_ou
     )
 
 
-def margins_of(start):
+def uncertainty_of(start):
     from prompt_distillation.config.evaluate_config import EvaluateConfig
 
     items = [item for item in read_inputs(start / "pool.jsonl") if item.text in TEXTS]
     config = EvaluateConfig.of(model_path=str(start / "student"), engine="transformers")
-    asked = ask_student(config, items, load_task(Path("tasks/language")))
-    return {item.text: margin(made) for item, made in zip(items, asked, strict=True)}
+    asked = ask_student(config, load_task(Path("tasks/language")), items)
+    return {item.text: uncertainty(made) for item, made in zip(items, asked, strict=True)}
 
 
 def test_it_ends_where_the_gain_is_noise_and_goes_on_when_it_is_told_to(start, tmp_path):
@@ -190,8 +141,8 @@ def test_it_ends_where_the_gain_is_noise_and_goes_on_when_it_is_told_to(start, t
     assert same == again
     assert engine.opened == 0
 
-    with pytest.raises(OutputExistsError, match=r"select was 'random', is 'similar'"):
-        run(start, tmp_path, select="similar")
+    with pytest.raises(OutputExistsError, match=r"select was 'random', is 'uncertain'"):
+        run(start, tmp_path)
 
 
 def test_a_run_that_was_stopped_goes_on_and_nothing_is_paid_for_twice(start, tmp_path):
@@ -202,11 +153,11 @@ def test_a_run_that_was_stopped_goes_on_and_nothing_is_paid_for_twice(start, tmp
 
     first = ScriptedEngine(fails, concurrency=1)
     with pytest.raises(EngineError, match="the machine is gone"):
-        run(start, tmp_path / "stopped", first, select="similar")
-    stopped, second = run(start, tmp_path / "stopped", select="similar")
+        run(start, tmp_path / "stopped", first)
+    stopped, second = run(start, tmp_path / "stopped")
     assert len(second.requests) == 3
 
-    whole, _ = run(start, tmp_path / "whole", select="similar")
+    whole, _ = run(start, tmp_path / "whole")
     assert stopped.rounds[1].score == whole.rounds[1].score
     for name in ("inputs.jsonl", "train.jsonl"):
         files = [tmp_path / kind / "round-1" / name for kind in ("stopped", "whole")]
@@ -243,9 +194,15 @@ def test_the_teacher_writes_new_inputs_like_the_hardest(start, tmp_path):
 # --- what it is worth
 
 
-def test_a_gain_is_paired_by_input(make_prediction):
-    right = [make_prediction(None, truth="a", predicted="a", index=i) for i in range(40)]
-    wrong = [make_prediction(None, truth="a", predicted="b", index=i) for i in range(10)]
+def test_a_gain_is_paired_by_input():
+    def answered(index, predicted):
+        return Prediction(
+            index=index, text="text", group="g", predicted=predicted, ground_truth="a",
+            correct=predicted == "a",
+        )  # fmt: skip
+
+    right = [answered(index, "a") for index in range(40)]
+    wrong = [answered(index, "b") for index in range(10)]
     before, after = held_out_scores([*wrong, *right[10:]]), held_out_scores(right)
     gain = paired_gain(before, after)
     assert gain.value == 0.25
@@ -299,13 +256,3 @@ def test_manifests_that_cannot_be_used(start, tmp_path, file, change, message):
     (copied / file).write_text(json.dumps(read_json(copied / file) | change))
     with pytest.raises((ConfigError, InputError), match=message):
         run(copied, tmp_path / "out", train_data_file=copied / "out.jsonl")
-
-
-def test_texts_have_no_margin(start, tmp_path):
-    task = tmp_path / "task"
-    task.mkdir()
-    (task / "task.yaml").write_text("name: talk\nkind: text\n")
-    (task / "prompt.md").write_text("Answer.")
-    (tmp_path / "recipe.yaml").write_text(f"task: {task}\n")
-    with pytest.raises(ConfigError, match="--select uncertain needs labels"):
-        run(start, tmp_path / "out", teacher_recipe=tmp_path / "recipe.yaml")

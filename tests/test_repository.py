@@ -34,8 +34,9 @@ MAY_IMPORT = {
     "report": GROUND,
     "student": GROUND | {"engines"},
     "judging": GROUND | {"engines", "labelling"},
-    "improving": GROUND | STEPS | {"engines", "yaml_files"},
-    "api": GROUND | STEPS,
+    "choosing": GROUND | {"engines", "evaluation", "labelling"},
+    "improving": GROUND | STEPS | {"choosing", "yaml_files"},
+    "api": GROUND | STEPS | {"improving"},
     "cli": GROUND | STEPS | {"engines", "improving", "judging", "machine", "yaml_files"},
     "__main__": {"cli"},
 }

@@ -13,6 +13,7 @@ from prompt_distillation.config import split_settings
 
 if TYPE_CHECKING:  # what these import takes longer than `import prompt_distillation` may
     from prompt_distillation.data.comparison import Comparison
+    from prompt_distillation.data.improvement import Improvement
     from prompt_distillation.data.inspection import Inspection
     from prompt_distillation.data.probes import Probes
     from prompt_distillation.data.results import Result
@@ -300,6 +301,44 @@ def probe(*, task: "Task | str | Path", test_file: str | Path, **settings: Any) 
     from prompt_distillation.evaluation.prober import probe as run
 
     return run(ProbeConfig.of(task=_folder(task), test_file=test_file, **settings))
+
+
+def improve(
+    student: "TrainResult | str | Path", *, output_dir: str | Path, **settings: Any
+) -> "Improvement":
+    """Improve a student in rounds: label what it is unsure of, train on, measure.
+
+    A run that was stopped, or that should go on for more rounds, continues with the same call.
+
+    Examples:
+        >>> made = improve(
+        ...     "models/lang",
+        ...     output_dir="models/improve",
+        ...     pool="example-data/multilingual.txt",
+        ...     inputs_per_round=4,
+        ...     max_rounds=1,
+        ...     engine="transformers",
+        ... )
+        >>> made.rounds[1].asked
+        4
+
+    Args:
+        student: what `train` returned, or its folder; the manifest names the dataset.
+        output_dir: folder for the rounds and ``improve.json``.
+        settings: any setting of `ImproveConfig` by its flag's name, e.g. ``pool``, ``select``,
+            ``inputs_per_round``, ``max_teacher_tokens``, ``write_inputs``.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is not allowed.
+        InputError: no manifest, no held-out inputs, or a pool that cannot be read.
+        OutputExistsError: the folder holds rounds of other settings, or someone else's files.
+        ModelError, EngineError: as for `label`, `train` and `evaluate`.
+    """
+    from prompt_distillation.config.improve_config import ImproveConfig
+    from prompt_distillation.improving import improve as run
+
+    folder = getattr(student, "output_dir", student)
+    return run(ImproveConfig.of(student_path=folder, output_dir=output_dir, **settings))
 
 
 def _folder(task: "Task | str | Path") -> Path:

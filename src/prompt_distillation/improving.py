@@ -27,9 +27,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from prompt_distillation.choosing import (
+    Known,
+    ask_student,
+    hardest,
+    rank,
+    tokens_of_writing,
+    write_inputs,
+)
 from prompt_distillation.config import ModelConfig, flat, split_settings
 from prompt_distillation.config.evaluate_config import EvaluateConfig, TestConfig
-from prompt_distillation.config.generate_config import GenerateConfig, GrowConfig
 from prompt_distillation.config.improve_config import ImproveConfig
 from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.config.train_config import TrainConfig
@@ -48,22 +55,13 @@ from prompt_distillation.data.improvement import IMPROVE_FILE, Improvement, Roun
 from prompt_distillation.data.inputs import Input, read_inputs
 from prompt_distillation.data.intervals import Estimate, mean_interval
 from prompt_distillation.data.locks import hold_lock
-from prompt_distillation.data.near_duplicates import NearDuplicates
 from prompt_distillation.data.result_files import read_result, write_result
-from prompt_distillation.data.splits import group_of_text, input_key
 from prompt_distillation.data.training_files import MANIFEST_FILE
 from prompt_distillation.errors import ConfigError, InputError, OutputExistsError
 from prompt_distillation.evaluation.evaluator import evaluate
-from prompt_distillation.evaluation.hard_inputs import (
-    ask_student,
-    ease,
-    margin,
-    most_like,
-)
 from prompt_distillation.evaluation.metrics import held_out_scores, paired_gain
 from prompt_distillation.examples import find_example
 from prompt_distillation.labelling.dataset import Counts
-from prompt_distillation.labelling.input_generation import generate_inputs
 from prompt_distillation.labelling.labeller import OpenTeacher
 from prompt_distillation.labelling.pipeline import label
 from prompt_distillation.provenance import model_fingerprint, provenance, sha256_of_file
@@ -74,12 +72,7 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_FILE, LOCK_FILE = "held_out.jsonl", ".lock"
 INPUTS_FILE, LABELS_FILE, TRAIN_FILE = "inputs.jsonl", "labels.jsonl", "train.jsonl"
-WRITTEN_FILE, RESULT_FILE = "written.jsonl", "evaluation.json"
-
-HARDEST = 30
-"""Labelled inputs, the hardest for the student, that new ones should be like."""
-MOST_ASKED = 2000
-"""Labelled inputs among which the hardest are looked for, drawn at random where there are more."""
+RESULT_FILE = "evaluation.json"
 
 _IDENTITY = (
     "student_path", "train_data_file", "pool", "text_field", "group_field", "write_inputs",
@@ -93,47 +86,6 @@ _OF_A_ROUND: Mapping[str, Any] = {
     "group_field": "group",
 }  # fmt: skip
 """Settings of labelling that a round has its own values of, whatever the dataset was made with."""
-
-
-@dataclass(kw_only=True)
-class Known:
-    """Inputs that must not be chosen: labelled before, held out, or nearly the same as one of them.
-
-    Attributes:
-        keys: `input_key` of each.
-        held_out_groups: none of their inputs is chosen.
-    """
-
-    keys: set[bytes] = field(default_factory=set)
-    held_out_groups: set[str] = field(default_factory=set)
-    near: NearDuplicates = field(default_factory=NearDuplicates)
-
-    @classmethod
-    def of_records(cls, records: Path) -> "Known":
-        """What a dataset's records hold, answered or not."""
-        known = cls()
-        for record in read_records(records):
-            known.keys.add(input_key(record["text"], record["history"]))
-            known.near.add(_whole_text(record["text"], record["history"]))
-            if record["held_out"]:
-                known.held_out_groups.add(record["group"])
-        return known
-
-    def has(self, item: Input) -> bool:
-        """Whether an input was labelled before, or its group is held out."""
-        return item.group in self.held_out_groups or input_key(item.text, item.history) in self.keys
-
-    def accepts(self, item: Input) -> bool:
-        """Whether an input may be chosen; if so, it is known from now on."""
-        if self.has(item) or self.near.add_if_new(_whole_text(item.text, item.history)):
-            return False
-        self.keys.add(input_key(item.text, item.history))
-        return True
-
-
-def _whole_text(text: str, history: Iterable[Mapping[str, Any]]) -> str:
-    """A conversation as one text: its last turn may be as short as "yes"."""
-    return "\n".join([*(str(turn["content"]) for turn in history), text])
 
 
 def improve(config: ImproveConfig, *, open_teacher: OpenTeacher | None = None) -> Improvement:
@@ -186,11 +138,6 @@ def _open(config: ImproveConfig, open_teacher: OpenTeacher | None) -> "_Rounds":
         **_config_in(made) | _recipe(config.teacher_recipe) | dict(_OF_A_ROUND)
     )
     task = load_task(recorded.task)
-    if config.select == "uncertain" and not task.labels:
-        raise ConfigError(
-            f"--select uncertain needs labels; the task {task.name!r} has none; pass --select "
-            "similar or random"
-        )
     counts = Counts.of(read_json(made)["counts"])
     return _Rounds(
         config=config,
@@ -318,7 +265,7 @@ class _Rounds:
         if config.max_teacher_tokens is None:
             return config.inputs_per_round
         spent = sum(one.teacher_tokens for one in self.rounds)
-        left = config.max_teacher_tokens - spent - _tokens_of_writing(self._next_folder)
+        left = config.max_teacher_tokens - spent - tokens_of_writing(self._next_folder)
         return max(0, min(config.inputs_per_round, int(left / max(self.tokens_per_input, 1.0))))
 
     def _folder(self, number: int) -> Path:
@@ -334,7 +281,7 @@ class _Rounds:
         count = write_jsonl(
             self.config.output_dir / HELD_OUT_FILE,
             (
-                _input_row(record["text"], record["history"], record["group"], record["gold"])
+                input_row(record["text"], record["history"], record["group"], record["gold"])
                 for record in records
                 if record["held_out"]
             ),
@@ -372,7 +319,7 @@ class _Rounds:
             asked=asked,
             new_rows=len(new),
             old_rows=len(old),
-            teacher_tokens=labelled.counts.completion_tokens + _tokens_of_writing(folder),
+            teacher_tokens=labelled.counts.completion_tokens + tokens_of_writing(folder),
             score=_mean(scores),
             gain=paired_gain(self.scores[against], scores),
             compared_with=against,
@@ -388,79 +335,35 @@ class _Rounds:
 
     def _choose(self) -> bool:
         """Choose the inputs of the next round and write them; False where none is left."""
-        config, number = self.config, len(self.rounds)
-        folder, student = self._next_folder, self.rounds[-1].student
+        config, folder, number = self.config, self._next_folder, len(self.rounds)
         path = folder / INPUTS_FILE
         if path.is_file():
-            for item in read_inputs(path):
-                self.known.accepts(item)
+            self.known.take(read_inputs(path), self.config.inputs_per_round)
             return True
-        hardest = (
-            self._hardest(student) if config.write_inputs or config.select == "similar" else []
-        )
-        written = self._write_inputs(folder, hardest) if config.write_inputs else []
+        student = self._evaluation(self.rounds[-1].student)
+        ask = functools.partial(ask_student, student, self.task)
+        draw = random.Random(f"{config.seed}:{number}")
+        written: Sequence[Input] = ()
+        if config.write_inputs:
+            labelled = [item for dataset in self.datasets for item in read_inputs(dataset)]
+            written = write_inputs(
+                folder,
+                hardest(labelled, ask=ask, draw=draw),
+                count=config.write_inputs,
+                labelling=self.labelling,
+                open_teacher=self.open_teacher,
+            )
         candidates = [item for item in (*self.pool, *written) if not self.known.has(item)]
-        ranked = self._ranked(candidates, student, hardest) if candidates else []
-        accepted = (item for item in ranked if self.known.accepts(item))
-        chosen = list(itertools.islice(accepted, self._affordable()))
-        # In the pool's order: which of two nearly equal margins is smaller depends on the batch.
-        place = {id(item): number for number, item in enumerate(candidates)}
+        ranked = rank(candidates, by=config.select, ask=ask, draw=draw)
+        chosen = self.known.take(ranked, self._affordable())
+        # In the pool's order: which of two nearly equal inputs comes first depends on the batch.
+        place = {id(item): at for at, item in enumerate(candidates)}
         chosen.sort(key=lambda item: place[id(item)])
         logger.info("round %d: %d of %d inputs chosen", number, len(chosen), len(candidates))
         if chosen:
-            rows = (_input_row(one.text, one.history, one.group, one.gold) for one in chosen)
+            rows = (input_row(one.text, one.history, one.group, one.gold) for one in chosen)
             write_jsonl(path, rows)
         return bool(chosen)
-
-    def _ranked(
-        self, candidates: Sequence[Input], student: str, hardest: Sequence[Input]
-    ) -> list[Input]:
-        """The candidates, the best first."""
-        config, number = self.config, len(self.rounds)
-        if config.select == "random":
-            drawn = random.Random(f"{config.seed}:{number}")
-            return drawn.sample(candidates, len(candidates))
-        if config.select == "uncertain":
-            asked = ask_student(self._evaluation(student), candidates, self.task)
-            order = sorted(range(len(asked)), key=lambda place: margin(asked[place]))
-            return [candidates[place] for place in order]
-        texts, hard = (
-            [_whole_text(item.text, item.history) for item in items]
-            for items in (candidates, hardest)
-        )
-        places = most_like(texts, hard, count=config.inputs_per_round)
-        return [candidates[place] for place in places]
-
-    def _hardest(self, student: str) -> list[Input]:
-        """The labelled inputs on which the student is least sure of the teacher's answer."""
-        labelled = [item for dataset in self.datasets for item in read_inputs(dataset)]
-        if len(labelled) > MOST_ASKED:
-            drawn = random.Random(f"{self.config.seed}:{len(self.rounds)}")
-            labelled = drawn.sample(labelled, MOST_ASKED)
-        asked = ask_student(self._evaluation(student), labelled, self.task)
-        order = sorted(range(len(asked)), key=lambda place: ease(asked[place]))
-        return [labelled[place] for place in order[:HARDEST]]
-
-    def _write_inputs(self, folder: Path, hardest: Sequence[Input]) -> list[Input]:
-        """New inputs that the teacher writes from the hardest ones."""
-        examples, written = folder / "examples.jsonl", folder / WRITTEN_FILE
-        if not written.is_file():
-            count = write_jsonl(examples, ({"text": item.text} for item in hardest))
-            labelling = self.labelling
-            generate_inputs(
-                GenerateConfig(
-                    examples=examples,
-                    output_file=written,
-                    num_inputs=count + self.config.write_inputs,
-                    grow=GrowConfig(task=labelling.task, thinking=labelling.votes.thinking),
-                    model=labelling.model,
-                    sampling=replace(labelling.sampling, temperature=0.9, prefill=None),
-                    engine=labelling.engine,
-                ),
-                open_teacher=self.open_teacher,
-            )
-        # Its groups are those of the examples, which are in other rounds too.
-        return [replace(item, group=group_of_text(item.text)) for item in read_inputs(written)]
 
     # --- training and measuring
 
@@ -557,16 +460,10 @@ def _mean(scores: Mapping[int, float]) -> Estimate:
     return Estimate(value=mean, interval=mean_interval(mean, len(scores)))
 
 
-def _input_row(
+def input_row(
     text: str, history: Iterable[Mapping[str, Any]], group: str, gold: str | None
 ) -> dict[str, Any]:
     """An input as `read_inputs` reads it."""
     turns = [*history, {"role": "user", "content": text}]
     named = {"text": text} if len(turns) == 1 else {"messages": turns}
     return {**named, "group": group, "label": gold}
-
-
-def _tokens_of_writing(folder: Path) -> int:
-    """Tokens of the requests in which the teacher wrote new inputs."""
-    manifest = sibling(folder / WRITTEN_FILE, "manifest")
-    return int(read_json(manifest)["counts"]["completion_tokens"]) if manifest.is_file() else 0

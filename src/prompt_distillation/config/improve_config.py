@@ -30,11 +30,10 @@ class ImproveConfig(Settings):
         "student; they join the pool",
         low=0,
     )
-    select: Literal["uncertain", "similar", "random"] = option(
+    select: Literal["uncertain", "random"] = option(
         "uncertain",
-        "uncertain: inputs for which the student's two most likely labels are closest in "
-        "probability; similar: inputs most like the labelled ones that are hardest for it; random: "
-        "any inputs",
+        "uncertain: inputs that the student is least sure of: its two most likely labels are "
+        "closest in probability, or without labels its answer is least likely; random: any inputs",
     )
     inputs_per_round: int = option(200, "inputs that the teacher labels in each round", low=1)
     replay: float = option(

@@ -109,6 +109,12 @@ class AnswerLogprobs:
             for row, values in zip(names, logprobs, strict=True)
         ]
 
+    def mean_logprob(self) -> float | None:
+        """Of the tokens that were written, in nats a token; None without any."""
+        found = zip(self.written, self.candidates(), strict=True)
+        logprobs = [dict(candidates)[token] for token, candidates in found]
+        return math.fsum(logprobs) / len(logprobs) if logprobs else None
+
     def as_row(self) -> dict[str, Any]:
         """As the journal holds it: the numbers in base64, which takes half the room of JSON's."""
         row = {

@@ -129,6 +129,7 @@ class Prediction:
         raw_output: the completion, reasoning included.
         seconds: from submission to the last token, queueing included.
         label_probabilities: label -> share of the model's belief, where labels were scored.
+        mean_logprob: of the tokens of the answer, in nats, where they were asked for.
         history: the turns before ``text``, for a conversation.
     """
 
@@ -151,6 +152,7 @@ class Prediction:
     seconds: float | None = None
     first_token_seconds: float | None = None
     label_probabilities: Mapping[str, float] | None = None
+    mean_logprob: float | None = None
     history: tuple[ChatMessage, ...] = ()
 
 

@@ -161,6 +161,9 @@ def prediction_of(
         cached_tokens=completion.cached_tokens if completion else None,
         seconds=completion.seconds if completion else None,
         first_token_seconds=completion.first_token_seconds if completion else None,
+        mean_logprob=completion.logprobs.mean_logprob()
+        if completion and completion.logprobs
+        else None,
         history=item.input.history,
     )
 
