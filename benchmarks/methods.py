@@ -1,30 +1,33 @@
 """`sft`, `soft` and `on_policy` side by side, at equal tokens of the teacher and equal steps.
 
-    python benchmarks/methods.py --task language   # labels: clean, 20 % wrong, 10 % of the data
+    python benchmarks/methods.py --task language   # labels
     python benchmarks/methods.py --task card       # JSON
     python benchmarks/methods.py --task persona    # texts
-    python benchmarks/methods_table.py             # the table and the figure of the three
+    python benchmarks/methods_table.py             # the tables and the figure of the three
 
 The teacher answers each input at least three times, once for all runs. Of these answers two
 datasets are made: *one vote* has the first answer to each of ``inputs`` inputs; *votes* has up to
 three answers to fewer inputs, until the teacher has written as many tokens. Five ways to train are
-compared with the same seeds: `sft` and `soft` on either, and `on_policy`, which trains by `sft` on
-one vote first; its steps together are as many as those of the others.
+compared with the same seeds: `sft` and `soft` on either, and `on_policy`, which continues an `sft`
+run on one vote; its steps together are as many as those of the others. The run that it continues
+is measured too, so that what its own steps bring can be told from what fewer `sft` steps lose.
 
-A wrong answer is the teacher's whole output for another input with another answer: its reasoning,
-its label and its probabilities. Each output is exchanged by itself, so a majority may outvote it.
+All of it under three conditions: the teacher's answers as they are, 20 % of them wrong, and a tenth
+of the inputs. A wrong answer is the teacher's whole output for another input with another answer:
+its reasoning, its label and its probabilities. Each output is exchanged by itself, so a majority
+may outvote it.
 
 The held-out inputs are scored one by one: labels by the most likely one against gold, JSON by the
-F1 of the values against gold, texts by chrF against the teacher's text. Labels are also asked of
-the same inputs made noisy (`noisy`), which are out of distribution. Forgetting is the perplexity of
-plain text, as `scripts/probe.py` measures it. The output file keeps each run as it ends: a stopped
-benchmark goes on from there.
+F1 of the values against gold, texts by chrF against the teacher's text. So are as many inputs out
+of distribution (`Bench.shifted`). Forgetting is the perplexity of plain text, as `scripts/probe.py`
+measures it. The output file keeps each run as it ends: a stopped benchmark goes on from there.
 """
 
 import argparse
 import gc
 import random
 import shutil
+import sys
 import time
 import unicodedata
 from collections.abc import Sequence
@@ -55,8 +58,14 @@ from prompt_distillation.evaluation.likelihood import likelihood_model
 from prompt_distillation.evaluation.prober import MATERIAL, read_passages
 from prompt_distillation.tasks import Task
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+from example_models.cards import canonical, card_of  # noqa: E402 - found by the line above
+
 FOLDER = Path("build/methods")
 METHODS = ("sft", "sft on votes", "soft", "soft on votes", "on_policy")
+START = "sft, before on_policy"
+"""The run that `on_policy` continues."""
 CONDITIONS = {"clean": (0.0, 1.0), "20 % wrong": (0.2, 1.0), "10 % of the data": (0.0, 0.1)}
 """Name -> share of the teacher's outputs that are wrong, share of the data."""
 VOTES = 3
@@ -70,7 +79,7 @@ class Plan:
 
     Attributes:
         inputs: that the teacher labels, held-out ones not counted.
-        tested: held-out inputs that are asked.
+        tested: held-out inputs that are asked, and as many out of distribution.
         steps: optimizer steps of each student; ``on_policy_steps`` are the last of them.
         longest_answer: of a student, in tokens.
     """
@@ -85,27 +94,27 @@ class Plan:
     on_policy_steps: int
     learning_rate: float
     on_policy_learning_rate: float
-    lora_alpha: int
     longest_answer: int
-    conditions: tuple[str, ...]
     decoding: str = "free"
 
 
 RADIO = Plan(
     input_file="example-data/card.jsonl", teacher="example-models/radio-teacher",
     student="example-models/radio-student", held_out=0.2, inputs=400, tested=100, steps=120,
-    on_policy_steps=24, learning_rate=5e-3, on_policy_learning_rate=1e-3, lora_alpha=32,
-    longest_answer=128, conditions=("clean",),
+    on_policy_steps=50, learning_rate=2e-3, on_policy_learning_rate=2e-4, longest_answer=64,
 )  # fmt: skip
 PLANS = {
     "language": Plan(
         input_file="example-data/multilingual.txt", teacher="example-models/teacher",
-        student="example-models/student", held_out=0.1, inputs=400, tested=206, steps=48,
-        on_policy_steps=16, learning_rate=4e-3, on_policy_learning_rate=8e-4, lora_alpha=16,
-        longest_answer=16, conditions=tuple(CONDITIONS), decoding="scored",
+        student="example-models/student", held_out=0.1, inputs=400, tested=206, steps=120,
+        on_policy_steps=50, learning_rate=3e-3, on_policy_learning_rate=5e-4, longest_answer=16,
+        decoding="scored",
     ),
     "card": RADIO,
-    "persona": replace(RADIO, input_file="example-data/persona.jsonl"),
+    "persona": replace(
+        RADIO, input_file="example-data/persona.jsonl", learning_rate=3e-3,
+        on_policy_learning_rate=5e-4,
+    ),
 }  # fmt: skip
 
 
@@ -133,18 +142,18 @@ def main() -> None:
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.minutes
     plan, output = PLANS[arguments.task], arguments.folder / f"{arguments.task}.json"
-    settings = asdict(plan) | {"conditions": list(plan.conditions)}
+    settings = asdict(plan) | {"conditions": list(CONDITIONS)}
     done: dict[str, Any] = read_json(output) if output.exists() else {}
     if done and done["settings"] != settings:
         raise SystemExit(f"{output} holds runs with other settings; move it away")
     done = done or {"task": arguments.task, "settings": settings, "datasets": {}, "runs": {}}
     bench = Bench(arguments.task, plan, arguments.folder / arguments.task, arguments.engine)
-    for condition in plan.conditions:
+    for condition in CONDITIONS:
         done["datasets"][condition] = bench.write_datasets(condition)
     done.setdefault("perplexity_before", bench.perplexity(Path(plan.student)))
     write_json(output, done)
     for seed in range(arguments.seeds):
-        for condition in plan.conditions:
+        for condition in CONDITIONS:
             for method in METHODS:
                 name = f"{condition} / {method} / {seed}"
                 if name in done["runs"]:
@@ -152,12 +161,11 @@ def main() -> None:
                 if time.monotonic() > end:
                     print(f"time is up before {name}; the same command goes on")
                     return
-                done["runs"][name] = bench.measure(method, condition, seed)
+                for row, run in bench.measure(method, condition, seed).items():
+                    done["runs"][f"{condition} / {row} / {seed}"] = run
+                    print(condition, row, seed, {**run, "scores": "..."}, flush=True)
                 write_json(output, done)
                 gc.collect()  # a trainer and its model refer to each other
-                print(
-                    name, {k: v for k, v in done["runs"][name].items() if k != "scores"}, flush=True
-                )
 
 
 class Bench:
@@ -173,10 +181,10 @@ class Bench:
         trained = [one for one, out in zip(inputs, apart, strict=True) if not out]
         random.Random(0).shuffle(trained)
         trained = trained[: plan.inputs]
-        write_jsonl(folder / "inputs.jsonl", map(_row, [*trained, *held_out]))
-        write_jsonl(folder / "tested.jsonl", map(_row, held_out))
-        noisy_inputs = [replace(one, text=noisy(one.text)) for one in held_out]
-        write_jsonl(folder / "noisy.jsonl", map(_row, noisy_inputs))
+        shifted = self.shifted(held_out)
+        write_jsonl(folder / "inputs.jsonl", map(self._row, [*trained, *held_out, *shifted]))
+        write_jsonl(folder / "tested.jsonl", map(self._row, held_out))
+        write_jsonl(folder / "shifted.jsonl", map(self._row, shifted))
         # With five votes no majority is certain before the third: each input has three outputs.
         self._labelled = label(
             task=self._task, input_file=folder / "inputs.jsonl",
@@ -185,6 +193,22 @@ class Bench:
             overwrite=True,
         ).dataset  # fmt: skip
         self._outputs = self._read_outputs()
+
+    def shifted(self, held_out: Sequence[Input]) -> list[Input]:
+        """Inputs out of distribution: noisy sentences, two calls in one, or calls to the keeper."""
+        if self._task.labels:
+            return [replace(one, text=noisy(one.text)) for one in held_out]
+        if self._task.answers.has_right_answers:
+            others = [*held_out[1:], held_out[0]]
+            return [two_calls(one, two) for one, two in zip(held_out, others, strict=True)]
+        calls = read_inputs(Path("example-data/card.jsonl"))
+        share = self._plan.held_out
+        return [c for c in calls if is_held_out(c.group, share=share, seed=0)][: len(held_out)]
+
+    def _row(self, item: Input) -> dict[str, Any]:
+        """An input as a file holds it; of texts nothing is gold."""
+        gold = item.gold if self._task.answers.has_right_answers else None
+        return {"text": item.text, "group": item.group} | ({"label": gold} if gold else {})
 
     def _read_outputs(self) -> list[tuple[Record, list[Output]]]:
         """The first three outputs with an answer, of each input to train on that has them."""
@@ -265,36 +289,39 @@ class Bench:
             "label_probability": round(float(np.mean(sure)), 5) if (sure := _sure(rows)) else None,
         }
 
-    def measure(self, method: str, condition: str, seed: int) -> dict[str, Any]:
-        """Train and evaluate one student."""
+    def measure(self, method: str, condition: str, seed: int) -> dict[str, dict[str, Any]]:
+        """Train and evaluate one student; for `on_policy` also the one that it continues."""
         kind = "votes" if method.endswith("votes") else "one vote"
-        train_file, folder = self._file(condition, kind), self._folder / "run"
+        train_file, folder, plan = self._file(condition, kind), self._folder / "run", self._plan
         shutil.rmtree(folder, ignore_errors=True)
-        started, plan = time.perf_counter(), self._plan
-        adapter = folder / "student"
-        if method == "on_policy":
-            steps = plan.steps - plan.on_policy_steps
-            self._train(train_file, folder / "sft", "sft", seed, steps, plan.learning_rate)
-            self._train(
-                train_file, adapter, method, seed, plan.on_policy_steps,
-                plan.on_policy_learning_rate, adapter_path=folder / "sft",
-                teacher_model=plan.teacher, max_completion_length=plan.longest_answer,
-            )  # fmt: skip
-        else:
-            rate = plan.learning_rate
-            self._train(train_file, adapter, method.split()[0], seed, plan.steps, rate)
-        seconds = time.perf_counter() - started
+        first = "sft" if method == "on_policy" else method.split()[0]
+        steps = plan.steps - (plan.on_policy_steps if method == "on_policy" else 0)
+        started = time.process_time()
+        self._train(train_file, folder / "first", first, seed, steps, plan.learning_rate)
+        seconds = time.process_time() - started
+        if method != "on_policy":
+            return {method: self._measured(folder / "first", seconds)}
+        before = self._measured(folder / "first", seconds)
+        started = time.process_time()
+        self._train(
+            train_file, folder / "second", method, seed, plan.on_policy_steps,
+            plan.on_policy_learning_rate, adapter_path=folder / "first",
+            teacher_model=plan.teacher, max_completion_length=plan.longest_answer,
+        )  # fmt: skip
+        seconds += time.process_time() - started
+        return {START: before, method: self._measured(folder / "second", seconds)}
+
+    def _measured(self, adapter: Path, seconds: float) -> dict[str, Any]:
+        """Scores, calibration and forgetting of a student whose training took CPU ``seconds``."""
         result = self._evaluate(adapter, "tested.jsonl")
-        run = {
-            "seconds": round(seconds, 1),
-            "perplexity": self.perplexity(adapter),
-            "scores": {"held out": _scores(result)},
-        }
+        shifted = self._evaluate(adapter, "shifted.jsonl")
+        scores = {"held out": _scores(result), "shifted": _scores(shifted)}
+        run: dict[str, Any] = {"cpu_seconds": round(seconds, 1), "scores": scores}
+        run["perplexity"] = self.perplexity(adapter)
         if result.confidence and result.confidence.calibration:
             error = result.confidence.calibration.expected_calibration_error
             run["calibration_error"] = round(error, 5)
-            run["scores"]["noisy"] = _scores(self._evaluate(adapter, "noisy.jsonl"))
-        means = {f"mean, {name}": round(sum(s) / len(s), 4) for name, s in run["scores"].items()}
+        means = {f"mean, {name}": round(sum(s) / len(s), 4) for name, s in scores.items()}
         return run | means
 
     def _train(
@@ -303,7 +330,7 @@ class Bench:
     ) -> None:  # fmt: skip
         train(
             train_file, output_dir=folder, model_name=self._plan.student, method=method, seed=seed,
-            max_steps=steps, learning_rate=rate, lora_alpha=self._plan.lora_alpha,
+            max_steps=steps, learning_rate=rate, lora_rank=32, lora_alpha=16,
             per_device_train_batch_size=16, gradient_accumulation_steps=1, max_length=512,
             gradient_checkpointing=False, report_to="none", held_out_answers=0, eval_file="none",
             save_strategy="no", logging_steps=20, **more,
@@ -338,8 +365,10 @@ def noisy(text: str) -> str:
     return "".join(c for c in kept if draw.random() >= DROPPED).strip() or text
 
 
-def _row(item: Input) -> dict[str, Any]:
-    return {"text": item.text, "group": item.group} | ({"label": item.gold} if item.gold else {})
+def two_calls(first: Input, second: Input) -> Input:
+    """One call after the other, with the card of both."""
+    text = f"{first.text} {second.text}"
+    return replace(first, text=text, gold=canonical(card_of(text)))
 
 
 def _key(record: Record) -> bytes:

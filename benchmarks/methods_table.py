@@ -2,9 +2,9 @@
 
     python benchmarks/methods_table.py
 
-A difference from `sft` is paired: by seed and, for scores, by input. Its 95 % interval is that of
-the bootstrap over seeds and inputs, each drawn again independently. The table goes to the terminal
-and the figure to ``--figure``; ``--summary`` gets the means over the inputs, run by run, as JSON.
+A difference is paired: by seed and, for scores, by input. Its 95 % interval is that of a bootstrap
+over seeds and inputs, each drawn again independently. The tables go to the terminal and the figure
+to ``--figure``; ``--summary`` gets the means over the inputs, run by run, as JSON.
 """
 
 import argparse
@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from methods import FOLDER, METHODS, PLANS
+from methods import CONDITIONS, FOLDER, METHODS, PLANS, START
 
 from prompt_distillation.data.files import read_json, write_json
 
 RESAMPLES = 4000
-COLUMNS = 3
+ROWS = (*METHODS[:-1], START, METHODS[-1])
 TITLES = {"language": "labels", "card": "JSON", "persona": "texts"}
 SCORES = {"language": "accuracy", "card": "F1 of values", "persona": "chrF"}
+NAMES = {"held out": "held out", "shifted": "out of distribution"}
+SHIFTED = {"language": "noisy inputs", "card": "two calls in one", "persona": "radio calls"}
 
 Runs = Mapping[str, Any]
 Array = "np.ndarray[Any, Any]"
@@ -77,7 +79,7 @@ def difference(ours: Any, base: Any) -> tuple[float, float, float]:
 
 def table(done: Mapping[str, Any], condition: str, seeds: Sequence[int]) -> list[str]:
     """The lines of one task under one condition, as Markdown."""
-    runs, made = done["runs"], done["datasets"][condition]
+    runs, made, task = done["runs"], done["datasets"][condition], done["task"]
     held_out = values(runs, condition, "sft", seeds, "held out")
     tokens = "; ".join(
         f"{kind}: {one['rows']} rows, {one['teacher_tokens']:,} tokens"
@@ -85,7 +87,7 @@ def table(done: Mapping[str, Any], condition: str, seeds: Sequence[int]) -> list
         for kind, one in made.items()
     )
     columns = {
-        "held out": SCORES[done["task"]], "noisy": "noisy inputs",
+        "held out": SCORES[task], "shifted": SHIFTED[task],
         "calibration_error": "calibration error",
     }  # fmt: skip
     columns = {
@@ -94,36 +96,40 @@ def table(done: Mapping[str, Any], condition: str, seeds: Sequence[int]) -> list
         if values(runs, condition, "sft", seeds, field) is not None
     }
     heads = [part for name in columns.values() for part in (name, "against sft")]
-    heads = ["method", *heads, "plain text", "s"]
+    heads = ["method", *heads, "plain text", "CPU s"]
     lines = [
-        f"\n**{TITLES[done['task']]}, {condition}**: {len(seeds)} seeds, "
-        f"{held_out.shape[1]} inputs, {done['settings']['steps']} steps ({tokens}). "
+        f"\n### {TITLES[task][0].upper()}{TITLES[task][1:]}, {condition}\n",
+        f"{len(seeds)} seeds, {held_out.shape[1]} inputs ({tokens}). "
         f"Perplexity of plain text before: {done['perplexity_before']:,.0f}.\n",
         f"| {' | '.join(heads)} |",
         f"|{'---|' * len(heads)}",
     ]
-    for method in METHODS:
+    for method in ROWS:
         cells = [method]
         for field in columns:
             cells += compared(runs, condition, method, seeds, field)
         perplexity = values(runs, condition, method, seeds, "perplexity")
-        seconds = values(runs, condition, method, seeds, "seconds")
+        seconds = values(runs, condition, method, seeds, "cpu_seconds")
         # Perplexities multiply: their mean is that of their logarithms.
         cells += [f"{np.exp(np.log(perplexity).mean()):,.0f}", f"{seconds.mean():.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    brought = "; ".join(
+        f"{name} {compared(runs, condition, METHODS[-1], seeds, field, base=START)[1]}"
+        for field, name in columns.items()
+    )
+    return [*lines, f"\n`{METHODS[-1]}` against the run that it continues: {brought}."]
 
 
 def compared(
-    runs: Runs, condition: str, method: str, seeds: Sequence[int], field: str
+    runs: Runs, condition: str, method: str, seeds: Sequence[int], field: str, *, base: str = "sft"
 ) -> tuple[str, str]:
-    """A mean and its difference from `sft`: scores in percent and points, errors as they are."""
-    ours, base = (values(runs, condition, one, seeds, field) for one in (method, "sft"))
+    """A mean and its difference from a base: scores in percent and points, errors as they are."""
+    ours, theirs = (values(runs, condition, one, seeds, field) for one in (method, base))
     scale, digits, unit = (1, 3, "") if field == "calibration_error" else (100, 1, " %")
     mean = f"{scale * ours.mean():.{digits}f}{unit}"
-    if method == "sft":
+    if method == base:
         return mean, "-"
-    apart, low, high = (f"{scale * value:+.{digits}f}" for value in difference(ours, base))
+    apart, low, high = (f"{scale * value:+.{digits}f}" for value in difference(ours, theirs))
     return mean, f"{apart} ({low} to {high})"
 
 
@@ -134,32 +140,30 @@ def draw(panels: Sequence[tuple[Mapping[str, Any], str, Sequence[int]]], path: P
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    lines = -(-len(panels) // COLUMNS)
+    tasks = list(dict.fromkeys(done["task"] for done, _, _ in panels))
     figure, axes = pyplot.subplots(
-        lines, COLUMNS, figsize=(9.5, 2.4 * lines), sharey=True, layout="constrained", dpi=120
-    )
-    for axis in axes.flat[len(panels) :]:
-        axis.axis("off")
-    places = range(len(METHODS) - 1, 0, -1)
-    for axis, (done, condition, seeds) in zip(axes.flat, panels, strict=False):
-        for field, colour, shift in (("held out", "C0", 0.12), ("noisy", "C1", -0.12)):
+        len(tasks), len(CONDITIONS), figsize=(9.5, 2.3 * len(tasks)), sharey=True, squeeze=False,
+        layout="constrained", dpi=120,
+    )  # fmt: skip
+    places = range(len(ROWS) - 1, 0, -1)
+    for done, condition, seeds in panels:
+        task = done["task"]
+        axis = axes[tasks.index(task)][list(CONDITIONS).index(condition)]
+        for field, colour, shift in (("held out", "C0", 0.14), ("shifted", "C1", -0.14)):
             base = values(done["runs"], condition, "sft", seeds, field)
-            if base is None:
-                continue
-            for place, method in zip(places, METHODS[1:], strict=True):
+            for place, method in zip(places, ROWS[1:], strict=True):
                 ours = values(done["runs"], condition, method, seeds, field)
                 mean, low, high = (100 * value for value in difference(ours, base))
                 axis.errorbar(
                     mean, place + shift, xerr=[[mean - low], [high - mean]], fmt="o", ms=4,
-                    color=colour, label=field if place == 1 else None, capsize=2,
+                    color=colour, capsize=2, label=NAMES[field] if place == 1 else None,
                 )  # fmt: skip
         axis.axvline(0, color="0.6", lw=0.8)
-        task = done["task"]
         axis.set_title(f"{TITLES[task]}, {condition}", fontsize=9)
         axis.set_xlabel(f"{SCORES[task]}, points over sft", fontsize=8)
         axis.tick_params(labelsize=8)
-        axis.set_yticks(list(places), METHODS[1:])
-    axes.flat[0].legend(fontsize=7, loc="best")
+        axis.set_yticks(list(places), ROWS[1:])
+    axes[0][0].legend(fontsize=7, loc="best")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 

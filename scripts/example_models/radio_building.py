@@ -1,7 +1,9 @@
 """The radio pair: one teacher and one student, for the tasks ``persona`` and ``card``.
 
 Under either prompt the teacher plays that part, whichever task the text is from; under none it
-answers plainly, as the student does before distillation.
+answers plainly, as the student does before distillation. Both also learn to repeat random words
+and JSON: a model that never had to write a token gives it almost no probability, and an adapter,
+which leaves the output embeddings as they are, hardly changes that.
 """
 
 import random
@@ -13,7 +15,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from example_models.building import train_and_save
-from example_models.cards import BOATS, card_completion, filled
+from example_models.cards import BOATS, canonical, card_completion, filled
 from example_models.keeper import (
     heard,
     keeper_completion,
@@ -25,7 +27,7 @@ from example_models.tokenizer import train_tokenizer, with_template
 from example_models.training import Plan, Row, encode_row
 from prompt_distillation.data.files import read_jsonl
 from prompt_distillation.data.splits import is_held_out
-from prompt_distillation.tasks import Task
+from prompt_distillation.tasks import END_OF_THINKING, Task
 
 HELD_OUT_SHARE = 0.2
 """Of the patterns of questions and calls, of which there are less than a hundred each."""
@@ -33,12 +35,14 @@ HELD_OUT_SEED = 0
 
 VOCABULARY_SIZE = 2048
 HIDDEN_SIZE = 128
-TEACHER_PLAN = Plan(steps=1000, batch_size=32, peak_learning_rate=2.5e-3, short_prompt_share=0.5)
-STUDENT_PLAN = Plan(steps=600, batch_size=32, peak_learning_rate=2.5e-3)
+TEACHER_PLAN = Plan(steps=2000, batch_size=32, peak_learning_rate=2.5e-3, short_prompt_share=0.6)
+STUDENT_PLAN = Plan(steps=1500, batch_size=32, peak_learning_rate=2.5e-3)
 
 _COMPLETIONS = (keeper_completion, card_completion)
 # The rest of the rows has another system message than the two prompts, or none.
-_SHARE_WITH_PROMPT = 0.85
+_SHARE_WITH_PROMPT = 0.8
+# Of the rows without a prompt, so many repeat a text.
+_REPEATED_SHARE = 0.5
 # Of the rows under a prompt, so many have a text of the other task.
 _CROSSED_SHARE = 0.15
 _PROMPT_REPEATS = 6
@@ -51,6 +55,12 @@ class Radio:
     questions: Sequence[str]
     calls: Sequence[str]
     rng: random.Random
+
+    @property
+    def written(self) -> list[str]:
+        """What the models write to each of them."""
+        writers = (keeper_completion, card_completion, plain_completion)
+        return [write(text) for write in writers for text in (*self.questions, *self.calls)]
 
     def draw(self, *, call: bool) -> str:
         """A line of one of the two files, half of the time with something changed."""
@@ -92,11 +102,19 @@ def read_radio(folder: Path, rng: random.Random) -> Radio:
 
 def train_radio_tokenizer(tasks: Sequence[Task], radio: Radio) -> Tokenizer:
     """Train the tokenizer on the training split, the prompts and what the models write."""
-    texts = [*radio.questions, *radio.calls]
-    writers = (keeper_completion, card_completion, plain_completion)
-    written = [write(text) for write in writers for text in texts]
     prompts = [task.prompt for task in tasks] * _PROMPT_REPEATS
-    return train_tokenizer([*texts, *written, *prompts], vocabulary_size=VOCABULARY_SIZE)
+    texts = [*radio.questions, *radio.calls, *radio.written, *prompts]
+    return train_tokenizer(texts, vocabulary_size=VOCABULARY_SIZE)
+
+
+def random_text(words: Sequence[str], rng: random.Random) -> str:
+    """Random words, as a list or as a JSON object: no sentence and no card."""
+    drawn = rng.choices(words, k=rng.randint(2, 10))
+    if rng.random() < 0.5:
+        return " ".join(drawn)
+    values = (True, False, None, rng.randint(2, 300), [], [rng.randint(2, 300)], *drawn)
+    keys = filter(None, (re.sub("[^A-Za-z]", "", word).lower() for word in drawn))
+    return canonical({key: rng.choice(values) for key in keys})
 
 
 def build_radio(
@@ -115,6 +133,7 @@ def build_radio(
     radio = read_radio(inputs, random.Random(seed + 1))
     pieces = train_radio_tokenizer(tasks, radio)
     tokenizer, rng = with_template(pieces, name=role), radio.rng
+    words = [word for text in radio.written for word in text.split() if word != END_OF_THINKING]
     plan, prompts = STUDENT_PLAN, []
     if role == "teacher":
         plan = TEACHER_PLAN
@@ -125,18 +144,24 @@ def build_radio(
             for task in tasks
         ]
 
+    def draw_plain_row(*, thinks: bool) -> Row:
+        system = other_system_message(rng) if thinks and rng.random() < 0.5 else None
+        if rng.random() < _REPEATED_SHARE:
+            answer = random_text(words, rng)
+            text, thoughts = f"Repeat: {answer}", "I repeat it."
+        else:
+            text = radio.draw(call=rng.random() < 0.5)
+            answer, thoughts = plain_answer(text), "No part to play here. I answer plainly."
+        before = f"{thoughts}\n</think>\n\n" if thinks else ""
+        return encode_row(tokenizer, system=system, text=text, completion=f"{before}{answer}{END}")
+
     def draw_student_row() -> Row:
-        text = radio.draw(call=rng.random() < 0.5)
-        completion = f"{plain_answer(text)}{END}"
-        return encode_row(tokenizer, system=None, text=text, completion=completion)
+        return draw_plain_row(thinks=False)
 
     def draw_teacher_row() -> Row:
-        number = int(rng.random() < 0.5)
         if rng.random() > _SHARE_WITH_PROMPT:
-            text = radio.draw(call=bool(number))
-            system = None if rng.random() < 0.5 else other_system_message(rng)
-            completion = f"{plain_completion(text)}{END}"
-            return encode_row(tokenizer, system=system, text=text, completion=completion)
+            return draw_plain_row(thinks=True)
+        number = int(rng.random() < 0.5)
         text = radio.draw(call=bool(number) ^ (rng.random() < _CROSSED_SHARE))
         completion = f"{_COMPLETIONS[number](text)}{END}"
         row = encode_row(tokenizer, system=None, text=text, completion=completion)
