@@ -111,9 +111,14 @@ def test_questions_commands_and_the_end(models: list[str], tmp_path: Path) -> No
 
 
 def test_one_question_with_its_cost(models: list[str]) -> None:
-    prices = ["--teacher_price_in", "1", "--teacher_price_out", "2", "--student_price_in", "1"]
+    prices = [
+        part
+        for model in ("teacher", "student")
+        for what in ("input", "output")
+        for part in (f"--{model}_price_per_million_{what}_tokens", "1")
+    ]
 
-    done = chat(*models, "--question", "Guten Tag", *prices, "--student_price_out", "2")
+    done = chat(*models, "--question", "Guten Tag", *prices)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" USD)") == 2

@@ -118,9 +118,23 @@ def test_free_text_has_nothing_to_score_and_scoring_can_be_left_out(
     ("extra", "message"),
     [
         (["--cells", "teacher,nobody"], "known are teacher"),
-        (["--teacher_price_in", "1"], "pass all four prices per token or none"),
-        (["--teacher_price_cached", "1"], "pass all four prices per token or none"),
-        (["--student_price_out", "-1"], "--student_price_out is -1.0"),
+        (
+            [
+                "--teacher_price_per_million_input_tokens",
+                "1",
+                "--teacher_price_per_million_output_tokens",
+                "1",
+            ],
+            "pass them for both or neither",
+        ),
+        (
+            ["--student_price_per_million_cached_tokens", "1"],
+            "--student_price_per_million_output_tokens belong together",
+        ),
+        (
+            ["--student_price_per_million_output_tokens", "-1"],
+            "--student_price_per_million_output_tokens is -1.0",
+        ),
         (["--price_per_hour", "0"], "would cost nothing"),
         (["--student_path", "./models/no-such-model", "--base_model", "none"], "no-such-model"),
     ],

@@ -4,28 +4,26 @@ from pathlib import Path
 
 import pytest
 
+from prompt_distillation.config import TokenPriceConfig
 from prompt_distillation.config.compare_config import CompareConfig
 from prompt_distillation.data.comparison import QueryCost
 from prompt_distillation.evaluation.costs import (
     cost_by_time,
-    cost_by_tokens,
     make_bill,
     training_cost,
 )
 
 
-def test_a_million_queries_by_tokens() -> None:
-    tokens = {"prompt_tokens": 2100, "cached_tokens": 2000, "completion_tokens": 300}
-    cost = cost_by_tokens(0.2, 2.0, price_cached=0.05, **tokens)
+def test_the_cost_of_tokens() -> None:
+    prices = {"price_per_million_input_tokens": 0.2, "price_per_million_output_tokens": 2.0}
+    tokens = {"input_tokens": 2100, "cached_tokens": 2000, "output_tokens": 300}
+    cheaper = TokenPriceConfig(**prices, price_per_million_cached_tokens=0.05)
 
-    # per query: 100 x 0.2 + 2000 x 0.05 + 300 x 2 = 720 millionths
-    assert cost.per_million_queries == pytest.approx(720)
-
-
-def test_cached_tokens_cost_the_same_unless_told() -> None:
-    cost = cost_by_tokens(0.2, 2.0, prompt_tokens=2100, cached_tokens=2000, completion_tokens=0)
-
-    assert cost.per_million_queries == pytest.approx(420)
+    # 100 x 0.2 + 2000 x 0.05 + 300 x 2 = 720 millionths
+    assert cheaper.cost(**tokens) == pytest.approx(720e-6)
+    # Cached tokens cost what others do, unless they have a price: 2100 x 0.2 + 300 x 2
+    assert TokenPriceConfig(**prices).cost(**tokens) == pytest.approx(1020e-6)
+    assert TokenPriceConfig().cost(**tokens) is None
 
 
 def test_a_million_queries_by_the_hour() -> None:

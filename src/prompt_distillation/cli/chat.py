@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prompt_distillation.cli.options import parse_options
-from prompt_distillation.config import EngineConfig, SamplingConfig, block, option
+from prompt_distillation.config import EngineConfig, SamplingConfig, TokenPriceConfig, block, option
 from prompt_distillation.config.compare_config import CostConfig, ModelsConfig
 from prompt_distillation.data.files import write_jsonl
 from prompt_distillation.data.text import encodable, safe_for_terminal, shorten
@@ -67,11 +67,7 @@ class ChatConfig(ModelsConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Speaker:
-    """A model that answers.
-
-    Attributes:
-        prices: per million tokens in and out; None where they are not known.
-    """
+    """A model that answers."""
 
     name: str
     engine: "Engine"
@@ -79,7 +75,7 @@ class Speaker:
     prefill: str
     with_prompt: bool
     thinking: bool
-    prices: tuple[float, float] | None
+    prices: TokenPriceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +90,13 @@ class Reply:
     @property
     def cost(self) -> float | None:
         """In the currency of the prices."""
-        if self.completion is None or self.speaker.prices is None:
+        if self.completion is None:
             return None
-        tokens = (self.completion.prompt_tokens, self.completion.completion_tokens)
-        return sum(n * price for n, price in zip(tokens, self.speaker.prices, strict=True)) / 1e6
+        return self.speaker.prices.cost(
+            input_tokens=self.completion.prompt_tokens,
+            cached_tokens=self.completion.cached_tokens or 0,
+            output_tokens=self.completion.completion_tokens,
+        )
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -145,8 +144,6 @@ async def _open_speakers(config: ChatConfig, stack: AsyncExitStack) -> list[Spea
         if kind == "auto" and choose_device("auto", engine.tensor_parallel_size) == "cpu":
             # One question at a time gains nothing from vLLM there, and it takes 20 s to start.
             kind = "transformers"
-        price_in = costs.teacher_price_in if is_teacher else costs.student_price_in
-        price_out = costs.teacher_price_out if is_teacher else costs.student_price_out
         speaker = Speaker(
             name=name,
             engine=await stack.enter_async_context(open_engine(kind, options)),
@@ -160,7 +157,7 @@ async def _open_speakers(config: ChatConfig, stack: AsyncExitStack) -> list[Spea
             prefill=sampling.prefill or "",
             with_prompt=is_teacher,
             thinking=is_teacher and config.thinking,
-            prices=None if price_in is None or price_out is None else (price_in, price_out),
+            prices=costs.teacher_prices if is_teacher else costs.student_prices,
         )
         speakers.append(speaker)
     return speakers

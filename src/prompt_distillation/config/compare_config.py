@@ -8,6 +8,7 @@ from prompt_distillation.config import (
     ModelConfig,
     SamplingConfig,
     Settings,
+    TokenPriceConfig,
     block,
     option,
 )
@@ -33,17 +34,8 @@ class CostConfig(Settings):
         "price of an hour of the serving machine; the costs then follow from the throughput",
         low=0,
     )
-    teacher_price_in: float | None = option(None, "teacher: price per million input tokens", low=0)
-    teacher_price_cached: float | None = option(
-        None, "teacher: price per million cached input tokens; none: as other input tokens", low=0
-    )
-    teacher_price_out: float | None = option(
-        None, "teacher: price per million output tokens", low=0
-    )
-    student_price_in: float | None = option(None, "student: price per million input tokens", low=0)
-    student_price_out: float | None = option(
-        None, "student: price per million output tokens", low=0
-    )
+    teacher_prices: TokenPriceConfig = block(TokenPriceConfig, prefix="teacher_")
+    student_prices: TokenPriceConfig = block(TokenPriceConfig, prefix="student_")
     training_cost: float | None = option(
         None,
         "cost of labelling and training together; none: their hours, if their manifests have them, "
@@ -54,22 +46,19 @@ class CostConfig(Settings):
     def __post_init__(self) -> None:
         """Check that the prices make a comparison."""
         super().__post_init__()
-        tokens = (
-            self.teacher_price_in, self.teacher_price_out,
-            self.student_price_in, self.student_price_out,
-        )  # fmt: skip
-        given = [price is not None for price in tokens]
-        if not all(given) and (any(given) or self.teacher_price_cached is not None):
+        teacher = self.teacher_prices.cost(input_tokens=1, output_tokens=1)
+        student = self.student_prices.cost(input_tokens=1, output_tokens=1)
+        if (teacher is None) is not (student is None):
             raise ConfigError(
-                "pass all four prices per token or none: --teacher_price_in, --teacher_price_out, "
-                "--student_price_in and --student_price_out"
+                "there are prices per token of one model only; pass them for both or neither: "
+                "--teacher_price_per_million_input_tokens and so on"
             )
-        if self.price_per_hour == 0 or (all(given) and not any(tokens[:2])):
+        if self.price_per_hour == 0 or teacher == 0:
             raise ConfigError(
                 "the teacher's queries would cost nothing, so nothing could be saved; set prices "
                 "above 0, or none"
             )
-        if all(given) and self.price_per_hour is not None:
+        if teacher is not None and self.price_per_hour is not None:
             raise ConfigError("pass either prices per token or --price_per_hour, not both")
 
 

@@ -11,6 +11,7 @@ from prompt_distillation.config import (
     ModelConfig,
     SamplingConfig,
     Settings,
+    TokenPriceConfig,
     block,
     option,
 )
@@ -33,29 +34,6 @@ class VoteConfig(Settings):
     min_agreement: float = option(
         0.0, "share of the votes that the answer needs; inputs below it are rejected", low=0, high=1
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PriceConfig(Settings):
-    """What the teacher costs, in any one currency."""
-
-    price_per_gpu_hour: float | None = option(None, "price of one GPU hour, for --dry_run", low=0)
-    price_per_million_input_tokens: float | None = option(
-        None, "price of a server's input tokens, for --dry_run", low=0
-    )
-    price_per_million_output_tokens: float | None = option(
-        None, "price of a server's output tokens, for --dry_run", low=0
-    )
-
-    def __post_init__(self) -> None:
-        """Check that the prices of tokens come together."""
-        super().__post_init__()
-        tokens = (self.price_per_million_input_tokens, self.price_per_million_output_tokens)
-        if (tokens[0] is None) is not (tokens[1] is None):
-            raise ConfigError(
-                "--price_per_million_input_tokens and --price_per_million_output_tokens belong "
-                "together; pass both or neither"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +86,8 @@ class LabelConfig(Settings):
         32, "inputs that a dry run labels for its estimate, kept in the journal; 0: none",
         low=0,
     )  # fmt: skip
-    prices: PriceConfig = block(PriceConfig)
+    price_per_gpu_hour: float | None = option(None, "price of one GPU hour, for --dry_run", low=0)
+    prices: TokenPriceConfig = block(TokenPriceConfig, omit=("price_per_million_cached_tokens",))
     progress_seconds: float = option(
         10.0, "seconds between lines of progress, if the output is not a terminal", low=0.1
     )

@@ -210,6 +210,46 @@ class InputConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenPriceConfig(Settings):
+    """What a model's tokens cost, in any one currency."""
+
+    price_per_million_input_tokens: float | None = option(
+        None, "price of a million input tokens", low=0
+    )
+    price_per_million_cached_tokens: float | None = option(
+        None, "price of a million cached input tokens; none: as other input tokens", low=0
+    )
+    price_per_million_output_tokens: float | None = option(
+        None, "price of a million output tokens", low=0
+    )
+
+    def __post_init__(self) -> None:
+        """Check that the prices come together."""
+        super().__post_init__()
+        prices = (self.price_per_million_input_tokens, self.price_per_million_output_tokens)
+        given = (*prices, self.price_per_million_cached_tokens) != (None, None, None)
+        if given and None in prices:
+            raise ConfigError(
+                "--price_per_million_input_tokens and --price_per_million_output_tokens belong "
+                "together; pass both or neither"
+            )
+
+    def cost(
+        self, *, input_tokens: float, output_tokens: float, cached_tokens: float = 0
+    ) -> float | None:
+        """What tokens cost, None without prices; ``cached_tokens`` are part of the input tokens."""
+        price = self.price_per_million_input_tokens
+        output_price = self.price_per_million_output_tokens
+        if price is None or output_price is None:
+            return None
+        cached_price = self.price_per_million_cached_tokens
+        cached = cached_tokens * (price if cached_price is None else cached_price)
+        return (
+            (input_tokens - cached_tokens) * price + cached + output_tokens * output_price
+        ) / 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """One setting of a command, as the flags, YAML keys and keyword arguments know it.
 

@@ -29,34 +29,13 @@ def query_cost(config: CostConfig, *, of_teacher: bool, used: Usage, n: int) -> 
     """What a million queries of a model cost; None where no prices were given."""
     if config.price_per_hour is not None:
         return cost_by_time(config.price_per_hour, queries_per_second=used.queries_per_second)
-    prompt = config.teacher_price_in if of_teacher else config.student_price_in
-    completion = config.teacher_price_out if of_teacher else config.student_price_out
-    if prompt is None or completion is None:
-        return None
-    return cost_by_tokens(
-        prompt,
-        completion,
-        price_cached=config.teacher_price_cached if of_teacher else None,
-        prompt_tokens=used.prompt_tokens_per_query,
+    prices = config.teacher_prices if of_teacher else config.student_prices
+    cost = prices.cost(
+        input_tokens=used.prompt_tokens_per_query,
         cached_tokens=(used.cached_tokens or 0) / n,
-        completion_tokens=used.completion_tokens_per_query,
+        output_tokens=used.completion_tokens_per_query,
     )
-
-
-def cost_by_tokens(
-    price_in: float,
-    price_out: float,
-    *,
-    price_cached: float | None = None,
-    prompt_tokens: float,
-    cached_tokens: float,
-    completion_tokens: float,
-) -> QueryCost:
-    """Cost from mean tokens per query; ``cached_tokens`` are part of ``prompt_tokens``."""
-    cached = cached_tokens * (price_in if price_cached is None else price_cached)
-    cost = (prompt_tokens - cached_tokens) * price_in + cached + completion_tokens * price_out
-    # Prices are per million tokens, so the sum per query is the cost of a million queries.
-    return QueryCost(per_million_queries=cost, basis="tokens")
+    return None if cost is None else QueryCost(per_million_queries=cost * 1e6, basis="tokens")
 
 
 def cost_by_time(price_per_hour: float, *, queries_per_second: float) -> QueryCost:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prompt_distillation.config.label_config import LabelConfig, PriceConfig
+from prompt_distillation.config.label_config import LabelConfig
 from prompt_distillation.data.text import safe_for_terminal
 from prompt_distillation.engines import Engine, engine_options
 from prompt_distillation.engines.event_loop import run
@@ -131,7 +131,7 @@ def run_probe(
     return Probe(counts=counts, seconds=seconds, unfinished=unfinished)
 
 
-def estimate_lines(probe: Probe, *, gpus: int, prices: PriceConfig) -> list[str]:
+def estimate_lines(probe: Probe, config: LabelConfig, *, gpus: int) -> list[str]:
     """What the rest of the run will take, one fact a line."""
     counts, scale = probe.counts, probe.unfinished / probe.counts.inputs
     input_tokens, output_tokens = counts.prompt_tokens * scale, counts.completion_tokens * scale
@@ -153,15 +153,14 @@ def estimate_lines(probe: Probe, *, gpus: int, prices: PriceConfig) -> list[str]
         )
         if gpus:
             lines.append(f"GPU hours   at most {hours * gpus:,.2f}")
-            if prices.price_per_gpu_hour is not None:
-                lines.append(f"cost        at most {hours * gpus * prices.price_per_gpu_hour:,.2f}")
-    if prices.price_per_gpu_hour is not None and not gpus:
+            if config.price_per_gpu_hour is not None:
+                lines.append(f"cost        at most {hours * gpus * config.price_per_gpu_hour:,.2f}")
+    if config.price_per_gpu_hour is not None and not gpus:
         lines.append(
             "cost        not per hour: the teacher does not run on a GPU of this machine, so "
             "--price_per_gpu_hour is not used"
         )
-    if prices.price_per_million_output_tokens is not None:
-        cost = output_tokens * prices.price_per_million_output_tokens
-        cost += input_tokens * (prices.price_per_million_input_tokens or 0.0)
-        lines.append(f"cost        about {cost / 1e6:,.2f} at the price per token")
+    cost = config.prices.cost(input_tokens=input_tokens, output_tokens=output_tokens)
+    if cost is not None:
+        lines.append(f"cost        about {cost:,.2f} at the price per token")
     return lines

@@ -260,7 +260,7 @@ def _dry_run(labelling: _Run, open_teacher: OpenTeacher, reader: PromptReader) -
                 labeller, inputs=inputs, sample=sample, outcomes=outcomes, progress=progress,
                 open_teacher=open_teacher,
             )  # fmt: skip
-        for line in estimate_lines(probe, gpus=reader.gpus, prices=config.prices):
+        for line in estimate_lines(probe, config, gpus=reader.gpus):
             console.print(line, highlight=False, soft_wrap=True)
     return _result(paths, "dry run")
 
