@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "judging": GROUND | {"engines", "labelling"},
     "choosing": GROUND | {"engines", "evaluation", "labelling"},
     "improving": GROUND | STEPS | {"choosing", "yaml_files"},
-    "api": GROUND | STEPS | {"improving"},
+    "api": GROUND | STEPS | {"improving", "judging"},
     "cli": GROUND | STEPS | {"engines", "improving", "judging", "machine", "yaml_files"},
     "__main__": {"cli"},
 }

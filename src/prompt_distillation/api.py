@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what these import takes longer than `import prompt_distilla
     from prompt_distillation.data.comparison import Comparison
     from prompt_distillation.data.improvement import Improvement
     from prompt_distillation.data.inspection import Inspection
+    from prompt_distillation.data.judgement import Judgement
     from prompt_distillation.data.probes import Probes
     from prompt_distillation.data.results import Result
     from prompt_distillation.labelling.input_generation import GeneratedInputs
@@ -191,6 +192,7 @@ def evaluate(
         ...     task="tasks/language",
         ...     test_file="example-data/multilingual.txt",
         ...     train_data_file="data/lang.jsonl",
+        ...     output_file="data/student.json",
         ...     max_samples=20,
         ...     engine="transformers",
         ... )
@@ -266,6 +268,40 @@ def compare(*, task: "Task | str | Path", test_file: str | Path, **settings: Any
     from prompt_distillation.evaluation.comparer import compare as run
 
     return run(CompareConfig.of(task=_folder(task), test_file=test_file, **settings))
+
+
+def judge(*, student_file: str | Path, teacher_file: str | Path, **settings: Any) -> "Judgement":
+    """Let a model compare the answers of student and teacher, each pair in both orders.
+
+    A run that was stopped continues with the same call.
+
+    Examples:
+        >>> judgement = judge(
+        ...     student_file="data/student.json",
+        ...     teacher_file="data/student.json",
+        ...     model_name="example-models/teacher",
+        ...     output_dir="data/judge",
+        ... )
+        >>> judgement.identical, judgement.overall.ties
+        (20, 20)
+
+    Args:
+        student_file: the student's answers, a result that `evaluate` or `compare` wrote.
+        teacher_file: the teacher's answers to the same inputs.
+        settings: any setting of `JudgeConfig` by its flag's name, e.g. ``model_name`` (of the
+            judge), ``task`` or ``rubric_file``, ``human_verdicts_file``, ``output_dir``.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that is not allowed.
+        InputError: results, a rubric or verdicts that cannot be used.
+        OutputExistsError: there is a judgement; pass ``overwrite=True`` to replace it.
+        ModelError, EngineError: as for `evaluate`; what the judge said is kept.
+        NoLabelsError: the judge gave no verdict that can be read.
+    """
+    from prompt_distillation.config.judge_config import JudgeConfig
+    from prompt_distillation.judging import judge as run
+
+    return run(JudgeConfig.of(student_file=student_file, teacher_file=teacher_file, **settings))
 
 
 def probe(*, task: "Task | str | Path", test_file: str | Path, **settings: Any) -> "Probes":

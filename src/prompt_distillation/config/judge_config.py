@@ -18,7 +18,7 @@ from prompt_distillation.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig(Settings):
-    """Settings of `judge.py`."""
+    """Settings of `judge.py` and of `judge`."""
 
     student_file: Path = option(
         Path("./evaluation_results.json"), "the student's answers: a result of evaluate.py"
