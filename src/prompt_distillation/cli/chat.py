@@ -59,7 +59,6 @@ class ChatConfig(ModelsConfig):
     costs: CostConfig = block(CostConfig, omit=("price_per_hour", "training_cost"))
 
     def __post_init__(self) -> None:
-        """Check that there is somebody to talk to."""
         super().__post_init__()
         if self.teacher.model_name == self.student.model_name == "none":
             raise ConfigError("--teacher_model and --student_path are both none; name one of them")
@@ -102,7 +101,6 @@ class Reply:
 def main(argv: Sequence[str]) -> int | None:
     """Talk as ``argv`` says, until the questions end."""
     config = parse_options(ChatConfig, argv, description=DESCRIPTION)
-    # Imported only now: they take longer than --help may.
     from prompt_distillation.engines.event_loop import BackgroundLoop
     from prompt_distillation.report.terminal import make_console
     from prompt_distillation.tasks import load_task

@@ -22,7 +22,6 @@ teacher where the student is not confident."""
 def main(argv: Sequence[str]) -> int | None:
     """Compare as ``argv`` says: print the tables; results and tables are written."""
     config = parse_options(CompareConfig, argv, description=DESCRIPTION)
-    # Imported only now: scientific libraries take longer than --help may.
     from prompt_distillation.evaluation.comparer import compare
     from prompt_distillation.report.comparison_table import comparison_markdown
     from prompt_distillation.report.terminal import make_console, print_lines

@@ -15,7 +15,6 @@ NAME.manifest.json; with --top_logprobs also NAME.logprobs.parquet."""
 def main(argv: Sequence[str]) -> int | None:
     """Run the command."""
     config = parse_options(LabelConfig, argv, description=DESCRIPTION)
-    # Only now: --help must not wait for rich, orjson and what they bring.
     from rich.console import Console
 
     from prompt_distillation.labelling.pipeline import label

@@ -20,7 +20,6 @@ GATE_CODES = {"passed": 0, "failed": 3, "undecided": 4}
 def main(argv: Sequence[str]) -> int | None:
     """Evaluate as ``argv`` says: print a line per input, then the tables; write the result."""
     config = parse_options(EvaluateConfig, argv, description=DESCRIPTION)
-    # Imported only now: scientific libraries take longer than --help may.
     from prompt_distillation.data.result_files import check_output, write_result
     from prompt_distillation.evaluation.evaluator import evaluate
     from prompt_distillation.report.terminal import Stream, make_console, print_result

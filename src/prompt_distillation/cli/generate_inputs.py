@@ -19,7 +19,6 @@ stopped, or one that wants more inputs, continues with what is there.
 def main(argv: Sequence[str]) -> int | None:
     """Run the command."""
     config = parse_options(GenerateConfig, argv, description=DESCRIPTION)
-    # Only now: --help must not wait for numpy and what it brings.
     from rich.console import Console
 
     from prompt_distillation.labelling.input_generation import generate_inputs

@@ -22,7 +22,6 @@ Exit code 3: something is above its limit, and would spoil a training run.
 def main(argv: Sequence[str]) -> int | None:
     """Run the command."""
     config = parse_options(InspectConfig, argv, description=DESCRIPTION)
-    # Only now: --help must not wait for numpy and jinja2.
     from prompt_distillation.data.inspection import inspect
     from prompt_distillation.report.inspection_page import (
         check_inspection_outputs,

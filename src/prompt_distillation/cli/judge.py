@@ -19,7 +19,6 @@ A run that was stopped continues with the same command."""
 def main(argv: Sequence[str]) -> int | None:
     """Judge as ``argv`` says: the judgement is written, then shown."""
     config = parse_options(JudgeConfig, argv, description=DESCRIPTION)
-    # Imported only now: scientific libraries take longer than --help may.
     from prompt_distillation.judging import judge
     from prompt_distillation.report.judge_table import judge_markdown
     from prompt_distillation.report.terminal import make_console, print_lines

@@ -18,7 +18,6 @@ before and after; forgetting: perplexity of other text, and how far the student 
 def main(argv: Sequence[str]) -> int | None:
     """Probe as ``argv`` says: print the tables; the result is written."""
     config = parse_options(ProbeConfig, argv, description=DESCRIPTION)
-    # Imported only now: scientific libraries take longer than --help may.
     from prompt_distillation.evaluation.prober import probe
     from prompt_distillation.report.probe_table import probe_lines
     from prompt_distillation.report.terminal import make_console, print_lines

@@ -64,7 +64,6 @@ class ReportConfig(Settings):
 def main(argv: Sequence[str]) -> int | None:
     """Report as ``argv`` says."""
     config = parse_options(ReportConfig, argv, description=DESCRIPTION)
-    # Imported only now: scientific libraries take longer than --help may.
     from prompt_distillation.data.judgement import read_judgement
     from prompt_distillation.data.load_test import read_load_test
     from prompt_distillation.report.evaluation_plots import plot_all

@@ -56,7 +56,6 @@ def main(argv: Sequence[str]) -> int | None:
     if argv and not argv[0].startswith("-"):
         argv = ["--model_path", *argv]
     config, extra = parse_options_with_extra(ServeConfig, argv, description=DESCRIPTION)
-    # Imported only now: they take longer than --help may.
     from prompt_distillation.engines import engine_options
     from prompt_distillation.engines.vllm_serve import (
         Serving,

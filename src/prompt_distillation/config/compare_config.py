@@ -10,6 +10,7 @@ from prompt_distillation.config import (
     Settings,
     TokenPriceConfig,
     block,
+    listed,
     option,
 )
 from prompt_distillation.config.evaluate_config import (
@@ -44,7 +45,6 @@ class CostConfig(Settings):
     )
 
     def __post_init__(self) -> None:
-        """Check that the prices make a comparison."""
         super().__post_init__()
         teacher = self.teacher_prices.cost(input_tokens=1, output_tokens=1)
         student = self.student_prices.cost(input_tokens=1, output_tokens=1)
@@ -96,7 +96,6 @@ class PairConfig(ModelsConfig):
     engine: EngineConfig = block(EngineConfig)
 
     def __post_init__(self) -> None:
-        """Check the engine."""
         super().__post_init__()
         if self.engine.engine == "server":
             raise ConfigError(
@@ -126,13 +125,10 @@ class CompareConfig(PairConfig):
     texts: TextScoreConfig = block(TextScoreConfig)
 
     def __post_init__(self) -> None:
-        """Check the cells."""
         super().__post_init__()
-        unknown = [name for name in self.cell_names if name not in CELLS]
-        if unknown or not self.cell_names:
-            raise ConfigError(f"--cells is {self.cells!r}; known are {', '.join(CELLS)}")
+        _ = self.cell_names
 
     @property
     def cell_names(self) -> list[str]:
         """What to measure, in the order of the table."""
-        return [name.strip() for name in self.cells.split(",") if name.strip()]
+        return listed(self.cells, CELLS, name="cells")

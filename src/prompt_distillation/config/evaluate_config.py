@@ -65,7 +65,6 @@ class GateConfig(Settings):
     )
 
     def __post_init__(self) -> None:
-        """Check that the drop has a baseline."""
         super().__post_init__()
         if (self.max_drop is None) is not (self.baseline is None):
             raise ConfigError("--max_drop and --baseline belong together; pass both or neither")
@@ -113,7 +112,6 @@ class EvaluateConfig(Settings):
     quiet: bool = option(False, "print no line per input, only the tables")
 
     def __post_init__(self) -> None:
-        """Check settings that depend on each other."""
         super().__post_init__()
         if self.decoding == "scored" and self.thinking:
             raise ConfigError(

@@ -63,22 +63,14 @@ class GenerateConfig(Settings):
     overwrite: bool = option(False, "replace inputs that an earlier run wrote to --output_file")
 
     def __post_init__(self) -> None:
-        """Check settings that depend on each other."""
         super().__post_init__()
         if (self.templates is None) is (self.examples is None):
             raise ConfigError(
                 "pass either --templates FILE, e.g. tasks/beethoven/questions.yaml, or --examples "
                 "FILE with a few inputs for a model to make more of"
             )
-        if self.output_file.suffix != ".jsonl" or self.output_file.is_dir():
-            raise ConfigError(
-                f"--output_file is {str(self.output_file)!r}; it must be a file whose name ends in "
-                ".jsonl"
-            )
         if self.examples is not None and self.sampling.temperature == 0:
             raise ConfigError(
                 "--temperature is 0: the same examples would always bring the same inputs; set a "
                 "temperature above 0, e.g. 0.9"
             )
-        if self.engine.engine == "server" and not self.engine.server_url:
-            raise ConfigError("--engine server needs --server_url, e.g. http://localhost:8000/v1")

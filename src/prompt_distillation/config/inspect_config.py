@@ -67,7 +67,6 @@ class InspectConfig(Settings):
     limits: InspectLimits = block(InspectLimits)
 
     def __post_init__(self) -> None:
-        """Check settings that depend on each other."""
         super().__post_init__()
         if self.input_file is None and self.dataset is None:
             raise ConfigError("there is nothing to inspect; pass --input_file, --dataset, or both")

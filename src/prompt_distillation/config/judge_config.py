@@ -49,7 +49,6 @@ class JudgeConfig(Settings):
     engine: EngineConfig = block(EngineConfig)
 
     def __post_init__(self) -> None:
-        """Check that a judge is named."""
         super().__post_init__()
         if self.model.model_name == "none":
             raise ConfigError(

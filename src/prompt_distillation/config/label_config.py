@@ -98,7 +98,6 @@ class LabelConfig(Settings):
         return self.sampling.max_tokens or DEFAULT_MAX_TOKENS
 
     def __post_init__(self) -> None:
-        """Check settings that depend on each other."""
         super().__post_init__()
         if self.shard_index >= self.num_shards:
             raise ConfigError(

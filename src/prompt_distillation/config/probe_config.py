@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from prompt_distillation.config import option
+from prompt_distillation.config import listed, option
 from prompt_distillation.config.compare_config import PairConfig
 from prompt_distillation.errors import ConfigError
 
@@ -24,11 +24,7 @@ class ProbeConfig(PairConfig):
     overwrite: bool = option(False, "replace an earlier result")
 
     def __post_init__(self) -> None:
-        """Check the names of the probes."""
         super().__post_init__()
-        unknown = [name for name in self.probe_names if name not in PROBES]
-        if unknown or not self.probe_names:
-            raise ConfigError(f"--probes is {self.probes!r}; known are {', '.join(PROBES)}")
         if "pressure" in self.probe_names and "character" not in self.probe_names:
             raise ConfigError(
                 "--probes has pressure without character, whose classifier it needs; add character"
@@ -37,4 +33,4 @@ class ProbeConfig(PairConfig):
     @property
     def probe_names(self) -> list[str]:
         """What to measure."""
-        return [name.strip() for name in self.probes.split(",") if name.strip()]
+        return listed(self.probes, PROBES, name="probes")

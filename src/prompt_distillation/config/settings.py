@@ -18,7 +18,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -84,7 +84,6 @@ class Settings:
     """Base of configurations and blocks: numbers are within their limits, however it was made."""
 
     def __post_init__(self) -> None:
-        """Check every number; settings that depend on each other are checked by subclasses."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if isinstance(value, int | float) and not isinstance(value, bool):
@@ -158,7 +157,6 @@ class EngineConfig(Settings):
     )
 
     def __post_init__(self) -> None:
-        """Check settings that depend on each other."""
         super().__post_init__()
         if self.server_url is not None:
             _refuse_password(self.server_url)
@@ -224,7 +222,6 @@ class TokenPriceConfig(Settings):
     )
 
     def __post_init__(self) -> None:
-        """Check that the prices come together."""
         super().__post_init__()
         prices = (self.price_per_million_input_tokens, self.price_per_million_output_tokens)
         given = (*prices, self.price_per_million_cached_tokens) != (None, None, None)
@@ -385,11 +382,11 @@ def flat(config: Any) -> dict[str, Any]:
     return values
 
 
-def unknown_name(name: str, known: Mapping[str, object], *, what: str = "flag or key") -> str:
-    """The error message for an unknown name, with the closest known one."""
+def unknown_name(name: str, known: Mapping[str, object]) -> str:
+    """The error message for an unknown flag or key, with the closest known one."""
     close = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {close[0]!r}?" if close else "see --help for the list"
-    return f"unknown {what} {name!r}; {hint}"
+    return f"unknown flag or key {name!r}; {hint}"
 
 
 def _checked(setting: Setting, value: Any) -> Any:
@@ -419,6 +416,14 @@ def check_range(
     if low is not None and high is not None:
         bounds = [f"between {low} and {high}"]
     raise ConfigError(f"--{name} is {value}; it must be {' and '.join(bounds)}")
+
+
+def listed(text: str, known: Collection[str], *, name: str) -> list[str]:
+    """The names in a setting that holds several, separated by commas; at least one."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names or not set(names) <= set(known):
+        raise ConfigError(f"--{name} is {text!r}; known are {', '.join(known)}")
+    return names
 
 
 def plain_type(hint: Any) -> Any:

@@ -197,7 +197,6 @@ class TrainConfig(Settings):
     )
 
     def __post_init__(self) -> None:
-        """Check settings that depend on each other."""
         super().__post_init__()
         if self.method != "soft" and self.soft != SoftConfig():
             raise ConfigError(

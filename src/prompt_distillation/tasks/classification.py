@@ -42,7 +42,6 @@ class LabelPattern:
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Compile both patterns now, so that an unusable one is found while loading."""
         groups = self._any.groups
         if groups != 1:
             raise PatternError(f"has {groups} groups; it needs one, where the label stands")
