@@ -22,7 +22,7 @@ from prompt_distillation.data.dataset_files import dataset_paths, read_records
 from prompt_distillation.data.files import (
     atomic_writer,
     dump_json,
-    read_json,
+    has_keys,
     read_jsonl,
     refuse_to_overwrite,
     refuse_unsafe_outputs,
@@ -39,7 +39,6 @@ from prompt_distillation.data.judgement import (
     Judgement,
     PersonAgreement,
     Share,
-    write_judgement,
 )
 from prompt_distillation.data.result_files import read_result
 from prompt_distillation.data.tables import csv_rows
@@ -150,7 +149,7 @@ def judge(config: JudgeConfig, *, open_judge: "OpenTeacher | None" = None) -> Ju
     everything = sorted([*judged, *pairs.identical], key=lambda pair: pair.index)
     person = agreement_with(everything, verdicts) if verdicts is not None else None
     judgement = _conclude(config, rubric, everything, pairs=pairs, person=person, read=read)
-    write_judgement(folder, judgement)
+    write_json(folder / JUDGEMENT_FILE, judgement)
     return judgement
 
 
@@ -225,7 +224,7 @@ def _is_judges_folder(path: Path) -> bool:
     """Whether a folder is one that `judge` has written: it begins with the pairs."""
     try:
         if (path / JUDGEMENT_FILE).is_file():
-            return {"judge", "verdicts", "rubric"} <= set(read_json(path / JUDGEMENT_FILE))
+            return has_keys(path / JUDGEMENT_FILE, "judge", "verdicts", "rubric")
         return next(read_jsonl(path / PAIRS_FILE))[1].keys() == {"text", "index", "order"}
     except (InputError, StopIteration):
         return False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prompt_distillation.data.result_files import read_probes
+from prompt_distillation.data.probes import read_probes
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from training.wandb_file import summary
 
-from prompt_distillation.data.result_files import write_probes
+from prompt_distillation.data.files import write_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,7 +134,7 @@ def test_texts_and_probes_on_one_page(tmp_path: Path, make_probes) -> None:
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr
     assert "quotes the prompt:    0.000 (0.000-" in evaluated.stdout
-    write_probes(tmp_path / "probes.json", make_probes())
+    write_json(tmp_path / "probes.json", make_probes())
     arguments = [
         "--result_file", tmp_path / "result.json", "--output_file", tmp_path / "report.html",
         "--plots_dir", tmp_path / "plots", "--model_path", tmp_path,

@@ -2,8 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from prompt_distillation.data.probes import Character, Forgetting, Perplexity, Probes
-from prompt_distillation.data.result_files import is_probes, read_probes, write_probes
+from prompt_distillation.data.files import write_json
+from prompt_distillation.data.probes import (
+    Character,
+    Forgetting,
+    Perplexity,
+    Probes,
+    is_probes,
+    read_probes,
+)
 from prompt_distillation.errors import InputError
 from prompt_distillation.evaluation.prober import MATERIAL, read_passages, read_pressure
 from prompt_distillation.tasks import load_task
@@ -59,7 +66,7 @@ def test_probes_are_read_back_as_they_were_written(tmp_path: Path, make_probes) 
     probes: Probes = make_probes()
     path = tmp_path / "probes.json"
 
-    write_probes(path, probes)
+    write_json(path, probes)
 
     assert is_probes(path)
     assert read_probes(path) == probes

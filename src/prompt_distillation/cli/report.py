@@ -157,8 +157,7 @@ def _read(config: ReportConfig) -> "tuple[dict[str, Result], Comparison | None]"
 
 def _read_probes(config: ReportConfig) -> "Probes | None":
     """What the probes measured, where they were made."""
-    from prompt_distillation.data.probes import PROBES_FILE
-    from prompt_distillation.data.result_files import read_probes
+    from prompt_distillation.data.probes import PROBES_FILE, read_probes
 
     path = config.probes_file
     if path is None and config.comparison_dir is not None:

@@ -1,5 +1,6 @@
 """Files, written whole or not at all: atomic replacement, JSON lines, refusal to overwrite."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -150,12 +151,14 @@ def _unlink_if_there(path: Path) -> None:
         path.unlink()
 
 
-def dump_json(value: object, *, indent: int | None = None) -> str:
-    """JSON as we write it: UTF-8 as it is, and no NaN, which other readers refuse."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+def dump_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON as we write it: UTF-8 as it is, no NaN, which other readers refuse; dataclasses too."""
+    return json.dumps(
+        value, ensure_ascii=False, allow_nan=False, indent=indent, default=dataclasses.asdict
+    )
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Write one indented JSON document atomically."""
     with atomic_writer(path) as file:
         file.write(dump_json(value, indent=2) + "\n")
@@ -264,3 +267,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got a {type(value).__name__}")
     return value
+
+
+def has_keys(path: Path, *names: str) -> bool:
+    """Whether a file is a JSON object with these keys: how our own results are recognised."""
+    try:
+        return set(names) <= read_json(path).keys()
+    except InputError:
+        return False

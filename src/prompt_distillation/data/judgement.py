@@ -1,15 +1,12 @@
 """What a judge concluded: the layout of ``judge.json``. Shares are in [0, 1]."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from prompt_distillation.data.files import read_json, write_json
 from prompt_distillation.data.intervals import Interval
-from prompt_distillation.data.result_files import build_record
-from prompt_distillation.errors import InputError
+from prompt_distillation.data.result_files import read_written
 
 JUDGEMENT_FILE = "judge.json"
 OVERALL = "overall"
@@ -140,21 +137,6 @@ class Judgement:
         return f"Judgement(judge={self.judge!r}, pairs={len(self.pairs)}, win_rate={share})"
 
 
-def write_judgement(folder: Path, judgement: Judgement) -> Path:
-    """Write ``judge.json``; returns its path."""
-    path = folder / JUDGEMENT_FILE
-    write_json(path, dataclasses.asdict(judgement))
-    return path
-
-
 def read_judgement(path: Path) -> Judgement:
-    """Read what `write_judgement` wrote.
-
-    Raises:
-        InputError: no such file, or not a judgement.
-    """
-    value = read_json(path)
-    try:
-        return cast(Judgement, build_record(value, Judgement))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a judgement ({error!r}); judge again") from error
+    """Read a ``judge.json``."""
+    return read_written(path, Judgement, by="judge.py")

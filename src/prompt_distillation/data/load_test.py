@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prompt_distillation.data.files import read_json
-from prompt_distillation.data.result_files import build_record
-from prompt_distillation.errors import InputError
+from prompt_distillation.data.result_files import read_written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +29,9 @@ class LoadTest:
     request_rate: float
     models: Mapping[str, ServedModel]
 
+    def __post_init__(self) -> None:
+        _ = self.rows  # formats every number, so that a text among them is an error here
+
     @property
     def rows(self) -> list[tuple[str, list[str]]]:
         """A name and each model's figure, for a table."""
@@ -48,17 +49,5 @@ class LoadTest:
 
 
 def read_load_test(path: Path) -> LoadTest:
-    """Read what the benchmark wrote.
-
-    Raises:
-        InputError: no such file, or not one of a load test.
-    """
-    value = read_json(path)
-    try:
-        test: LoadTest = build_record(value, LoadTest)
-        _ = test.rows  # formats every number
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not a result of benchmarks/serving_load.py ({error!r}); measure again"
-        ) from error
-    return test
+    """Read what the benchmark wrote."""
+    return read_written(path, LoadTest, by="benchmarks/serving_load.py")

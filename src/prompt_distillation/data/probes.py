@@ -5,9 +5,12 @@ Shares are in [0, 1]. An `Estimate` is a value with its 95 % interval.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from prompt_distillation.data.files import has_keys
 from prompt_distillation.data.intervals import Estimate
+from prompt_distillation.data.result_files import read_written
 
 PROBES_FILE = "probes.json"
 
@@ -148,3 +151,13 @@ class Probes:
             parts.append(f"classifier={self.character.accuracy.shown}")
             parts += [f"{key}={one.shown}" for key, one in self.character.models.items()]
         return f"Probes({', '.join(parts)})"
+
+
+def read_probes(path: Path) -> Probes:
+    """Read a ``probes.json``."""
+    return read_written(path, Probes, by="probe.py")
+
+
+def is_probes(path: Path) -> bool:
+    """Whether a file is a ``probes.json``."""
+    return has_keys(path, "perplexity", "forgetting", "pressure")

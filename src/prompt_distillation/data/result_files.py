@@ -12,11 +12,10 @@ from prompt_distillation.data.comparison import COMPARISON_FILE, Comparison
 from prompt_distillation.data.files import (
     atomic_writer,
     dump_json,
+    has_keys,
     read_json,
     refuse_unsafe_outputs,
-    write_json,
 )
-from prompt_distillation.data.probes import Probes
 from prompt_distillation.data.results import SCHEMA_VERSION, Result
 from prompt_distillation.errors import ConfigError, InputError, OutputWriteError
 
@@ -42,10 +41,7 @@ def check_output(path: Path, inputs: Iterable[Path | None]) -> None:
 
 def is_result(path: Path) -> bool:
     """Whether a file is one that `write_result` wrote."""
-    try:
-        return {"schema_version", "predictions"} <= set(read_json(path))
-    except InputError:
-        return False
+    return has_keys(path, "schema_version", "predictions")
 
 
 def check_comparison_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path]) -> None:
@@ -68,10 +64,7 @@ def check_comparison_folder(folder: Path, names: Iterable[str], inputs: Iterable
 
 def is_comparison(folder: Path) -> bool:
     """Whether a folder is one that a comparison has written."""
-    try:
-        return {"cells", "bill"} <= set(read_json(folder / COMPARISON_FILE))
-    except InputError:
-        return False
+    return has_keys(folder / COMPARISON_FILE, "cells", "bill")
 
 
 def write_result(path: Path, result: Result) -> Path | None:
@@ -86,7 +79,7 @@ def write_result(path: Path, result: Result) -> Path | None:
     """
     aside: Path | None = None
     with atomic_writer(path) as file:
-        file.write(dump_json(dataclasses.asdict(result), indent=2) + "\n")
+        file.write(dump_json(result, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())  # a full disk shows here, before the old file is moved
         if path.exists():
@@ -110,53 +103,25 @@ def read_result(path: Path) -> Result:
             f"{path}: not a result of evaluate.py (schema_version is "
             f"{value.get('schema_version')!r}, expected {SCHEMA_VERSION}); evaluate again"
         )
-    return _built(value, Result, what=f"{path}: a damaged result", remedy="evaluate again")
-
-
-def write_comparison(output_dir: Path, comparison: Comparison) -> Path:
-    """Write ``comparison.json``; returns its path."""
-    path = output_dir / COMPARISON_FILE
-    write_json(path, dataclasses.asdict(comparison))
-    return path
+    return read_written(path, Result, by="evaluate.py")
 
 
 def read_comparison(path: Path) -> Comparison:
-    """Read what `write_comparison` wrote."""
-    what = f"{path}: not a comparison"
-    return _built(read_json(path), Comparison, what=what, remedy="compare again")
+    """Read a ``comparison.json``."""
+    return read_written(path, Comparison, by="compare.py")
 
 
-def _built(value: Any, kind: type[Record], *, what: str, remedy: str) -> Record:
-    try:
-        return cast(Record, build_record(value, kind))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{what} ({error!r}); {remedy}") from error
-
-
-def is_probes(path: Path) -> bool:
-    """Whether a file is one that `write_probes` wrote."""
-    try:
-        return {"perplexity", "forgetting", "pressure"} <= set(read_json(path))
-    except InputError:
-        return False
-
-
-def write_probes(path: Path, probes: Probes) -> None:
-    """Write what `probe.py` measured, atomically."""
-    write_json(path, dataclasses.asdict(probes))
-
-
-def read_probes(path: Path) -> Probes:
-    """Read what `write_probes` wrote.
+def read_written(path: Path, kind: type[Record], *, by: str) -> Record:
+    """Read the JSON document of a record.
 
     Raises:
-        InputError: no such file, or not one that `probe.py` wrote.
+        InputError: no such file, or not one that ``by`` wrote.
     """
     value = read_json(path)
     try:
-        return cast(Probes, build_record(value, Probes))
+        return cast(Record, build_record(value, kind))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a result of probe.py ({error!r}); probe again") from error
+        raise InputError(f"{path}: not a result of {by} ({error!r}); run that again") from error
 
 
 @functools.cache

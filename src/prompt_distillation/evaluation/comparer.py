@@ -19,10 +19,9 @@ from prompt_distillation.data.comparison import (
     Latency,
     StudentConfidence,
 )
-from prompt_distillation.data.files import refuse_to_overwrite
+from prompt_distillation.data.files import refuse_to_overwrite, write_json
 from prompt_distillation.data.result_files import (
     check_comparison_folder,
-    write_comparison,
     write_result,
 )
 from prompt_distillation.data.results import PairedTest, Result
@@ -107,7 +106,7 @@ def compare(config: CompareConfig, *, tell: Tell | None = None) -> Comparison:
         config=flat(config),
         provenance=provenance(),
     )
-    write_comparison(config.output_dir, comparison)
+    write_json(config.output_dir / COMPARISON_FILE, comparison)
     return comparison
 
 

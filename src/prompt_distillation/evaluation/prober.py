@@ -14,7 +14,12 @@ from prompt_distillation.checkpoints import resolve_model
 from prompt_distillation.config import ModelConfig, SamplingConfig, flat
 from prompt_distillation.config.evaluate_config import EvaluateConfig
 from prompt_distillation.config.probe_config import ProbeConfig
-from prompt_distillation.data.files import read_lines, refuse_to_overwrite, refuse_unsafe_outputs
+from prompt_distillation.data.files import (
+    read_lines,
+    refuse_to_overwrite,
+    refuse_unsafe_outputs,
+    write_json,
+)
 from prompt_distillation.data.inputs import Input
 from prompt_distillation.data.probes import (
     MODEL_TITLES,
@@ -22,8 +27,8 @@ from prompt_distillation.data.probes import (
     Forgetting,
     ProbedInput,
     Probes,
+    is_probes,
 )
-from prompt_distillation.data.result_files import is_probes, write_probes
 from prompt_distillation.engines import EngineOptions, engine_options
 from prompt_distillation.engines.event_loop import run
 from prompt_distillation.engines.prompts import PromptEncoder
@@ -89,10 +94,10 @@ def probe(config: ProbeConfig, *, tell: Tell | None = None) -> Probes:
     categories = [None] * (len(items) - len(questions)) + [item.input.group for item in questions]
     answers = run(_ask(config, task, items, say))
     probes = _of_answers(config, task, items, categories, answers)
-    write_probes(config.output_file, probes)
+    write_json(config.output_file, probes)
     if {"perplexity", "forgetting"} & set(config.probe_names):
         probes = _with_likelihoods(config, probes, items, answers, plain, say)
-        write_probes(config.output_file, probes)
+        write_json(config.output_file, probes)
     return probes
 
 

@@ -9,13 +9,13 @@ from markupsafe import Markup
 
 from prompt_distillation.data.files import (
     atomic_writer,
-    read_json,
+    begins_with,
+    has_keys,
     refuse_unsafe_outputs,
     write_json,
 )
 from prompt_distillation.data.inspection import Check, Inspection, Part
 from prompt_distillation.data.text import encodable, safe_for_terminal
-from prompt_distillation.errors import InputError
 from prompt_distillation.report.page import html_environment, template_file
 
 GENERATOR = '<meta name="generator" content="prompt-distillation inspection">'
@@ -36,11 +36,8 @@ def check_inspection_outputs(page: Path, inputs: list[Path]) -> None:
 
     def is_ours(path: Path) -> bool:
         if path == page:
-            return path.is_file() and GENERATOR.encode() in path.read_bytes()[:4096]
-        try:
-            return "inspection_version" in read_json(path)
-        except InputError:
-            return False
+            return begins_with(path, GENERATOR.encode())
+        return has_keys(path, "inspection_version")
 
     refuse_unsafe_outputs([page, json_path(page)], inputs, is_ours=is_ours)
 
