@@ -11,7 +11,7 @@ from prompt_distillation.cli.options import parse_options
 from prompt_distillation.config import EngineConfig, SamplingConfig, TokenPriceConfig, block, option
 from prompt_distillation.config.compare_config import CostConfig, ModelsConfig
 from prompt_distillation.data.files import write_jsonl
-from prompt_distillation.data.text import encodable, safe_for_terminal, shorten
+from prompt_distillation.data.text import encodable, safe_for_terminal, safe_lines, shorten
 from prompt_distillation.errors import ConfigError, OutputWriteError
 
 if TYPE_CHECKING:  # what these import takes longer than --help may
@@ -321,8 +321,10 @@ class Chat:
         for reply in replies:
             text = Text()
             if reply.reasoning:
-                text.append(_safe(shorten(reply.reasoning, SHOWN_REASONING)) + "\n\n", style="dim")
-            text.append(_safe(reply.answer))
+                text.append(
+                    safe_lines(shorten(reply.reasoning, SHOWN_REASONING)) + "\n\n", style="dim"
+                )
+            text.append(safe_lines(reply.answer))
             prompt = "with" if reply.speaker.with_prompt else "without"
             parts.append((f"{reply.speaker.name}, {prompt} prompt", text, self._usage(reply)))
         if self.console.is_terminal:
@@ -367,10 +369,5 @@ class Chat:
         from rich.text import Text
 
         width, height = self.console.width // columns - 4, max(self.console.height - 4, 1)
-        lines = Text(_safe(text[-width * height :])).wrap(self.console, max(width, 1))
+        lines = Text(safe_lines(text[-width * height :])).wrap(self.console, max(width, 1))
         return Text("\n").join(lines[-height:])
-
-
-def _safe(text: str) -> str:
-    """A text whose lines stay lines, without anything that a terminal would obey."""
-    return "\n".join(safe_for_terminal(line) for line in text.split("\n"))

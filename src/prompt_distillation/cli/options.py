@@ -93,7 +93,8 @@ def _parser(
 
 
 def _add_flag(group: Any, setting: Setting) -> None:
-    flag, help_text = f"--{setting.name}", _help(setting)
+    flag = f"--{setting.name}"
+    help_text = f"{setting.help_text} (default: {setting.default_text})".replace("%", "%%")
     if plain_type(setting.hint) is not bool:
         group.add_argument(
             flag, default=argparse.SUPPRESS, metavar=_metavar(setting.hint), help=help_text
@@ -106,10 +107,6 @@ def _add_flag(group: Any, setting: Setting) -> None:
         f"--no_{setting.name}", dest=setting.name, action="store_const", const="false",
         default=argparse.SUPPRESS, help=argparse.SUPPRESS,
     )  # fmt: skip
-
-
-def _help(setting: Setting) -> str:
-    return f"{setting.help_text} (default: {setting.default_text})".replace("%", "%%")
 
 
 def _metavar(hint: Any) -> str:

@@ -298,7 +298,7 @@ def _measure(
         key = normalise(_whole(row))
         if key not in seen:
             seen.add(key)
-            nearly += near.add(_whole(row)) is not None
+            nearly += near.add(_whole(row))
     answers = [row.answer for row in rows if row.answer is not None]
     part = Part(
         name=rows[0].part,
@@ -401,8 +401,8 @@ def _checks_of_rows(
     leaks = _Leaks(prompt, words=config.leak_words)
     yield check("leaks", "max_leaks", (row for row in rows if leaks.found_in(row)), len(rows))
     if held_out := [row for row in rows if row.part == HELD_OUT]:
-        seen = near.get(TRAINING) or NearDuplicates(config.near_duplicates)
-        repeated = (row for row in held_out if seen.find(_whole(row)) is not None)
+        seen = near.get(TRAINING)
+        repeated = (row for row in held_out if seen and seen.has(_whole(row)))
         yield check(
             "held-out inputs seen in training", "max_held_out_seen", repeated, len(held_out)
         )

@@ -1,12 +1,11 @@
 """How sure a share is, and how both are written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 1000
 """How often inputs are drawn again for an interval."""
@@ -76,26 +75,29 @@ def share_of(count: int, total: int) -> Estimate:
     return Estimate(value=count / total if total else 0.0, interval=wilson_interval(count, total))
 
 
-def bootstrap_interval(
-    statistic: "Callable[[NDArray[np.int64]], float]", total: int, *, seed: int = 0
-) -> Interval | None:
-    """The 95 % percentile bootstrap interval of a figure over ``total`` inputs; None below two.
+def bootstrap(figure: "Callable[[NDArray[Any]], float]", rows: "ArrayLike") -> Estimate:
+    """A figure over inputs with its 95 % percentile bootstrap interval, for two inputs or more.
 
     Efron and Tibshirani (1993), "An Introduction to the Bootstrap", chapter 13. Inputs count as
     independent, as in `wilson_interval`.
 
     Args:
-        statistic: the figure of the inputs at given positions, some of them several times.
-        total: how many inputs there are.
-        seed: of the draws.
+        figure: of the rows of some inputs, perhaps several times the same.
+        rows: of all inputs; each a number, or an array of numbers.
     """
     import numpy as np
 
-    if total < 2:
-        return None
-    draws = np.random.default_rng(seed).integers(total, size=(RESAMPLES, total))
-    low, high = np.quantile([statistic(positions) for positions in draws], [0.025, 0.975])
-    return Interval(low=float(low), high=float(high))
+    array, interval = np.asarray(rows), None
+    if len(array) > 1:
+        draws = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))
+        low, high = np.quantile([figure(array[places]) for places in draws], [0.025, 0.975])
+        interval = Interval(low=float(low), high=float(high))
+    return Estimate(value=figure(array), interval=interval)
+
+
+def mean_estimate(values: Sequence[float]) -> Estimate:
+    """The mean of a figure of each input, with its bootstrap interval."""
+    return bootstrap(lambda rows: float(rows.mean()), values)
 
 
 def percent(share: float | None, *, digits: int = 1) -> str:

@@ -1,6 +1,5 @@
 """Texts that are nearly the same: the Jaccard similarity of their sets of characters in a row."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from prompt_distillation.data.splits import normalise
@@ -40,21 +39,8 @@ def similarity(one: str, other: str) -> float:
     return len(first & second) / len(first | second)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Near:
-    """An earlier text that a new one nearly repeats.
-
-    Attributes:
-        key: what the earlier text was added as.
-        similarity: of the two, exact.
-    """
-
-    key: int
-    similarity: float
-
-
 class NearDuplicates:
-    """Finds the earlier texts that a text nearly repeats.
+    """Tells whether a text nearly repeats an earlier one.
 
     Candidates come from MinHash with locality-sensitive hashing (datasketch); their similarity is
     then computed exactly, so that what is found is a near-duplicate. About 1 % of the pairs at the
@@ -74,36 +60,28 @@ class NearDuplicates:
         self._index = MinHashLSH(threshold=estimate, num_perm=_PERMUTATIONS, weights=(0.2, 0.8))
         self._texts: list[str] = []
 
-    def __len__(self) -> int:
-        """How many texts were added."""
-        return len(self._texts)
+    def has(self, text: str) -> bool:
+        """Whether a text nearly repeats an earlier one."""
+        return self._has(text, self._sketch(text))
 
-    def find(self, text: str) -> Near | None:
-        """The most similar earlier text, if it is a near-duplicate."""
-        return self._find(text, self._sketch(text))
-
-    def add(self, text: str) -> Near | None:
-        """As `find`, and remember the text, whatever was found, under the next number from 0."""
+    def add(self, text: str) -> bool:
+        """As `has`, and remember the text in any case."""
         sketch = self._sketch(text)
-        found = self._find(text, sketch)
+        found = self._has(text, sketch)
         self._remember(text, sketch)
         return found
 
-    def add_if_new(self, text: str) -> Near | None:
-        """As `find`, and remember the text only if nothing was found."""
+    def add_if_new(self, text: str) -> bool:
+        """As `has`, and remember the text if it repeats none."""
         sketch = self._sketch(text)
-        found = self._find(text, sketch)
-        if found is None:
+        found = self._has(text, sketch)
+        if not found:
             self._remember(text, sketch)
         return found
 
-    def _find(self, text: str, sketch: Any) -> Near | None:
-        best: Near | None = None
-        for key in sorted(self._index.query(sketch)):
-            found = similarity(text, self._texts[key])
-            if found >= self._threshold and (best is None or found > best.similarity):
-                best = Near(key=key, similarity=found)
-        return best
+    def _has(self, text: str, sketch: Any) -> bool:
+        near = (similarity(text, self._texts[key]) for key in self._index.query(sketch))
+        return any(found >= self._threshold for found in near)
 
     def _remember(self, text: str, sketch: Any) -> None:
         self._index.insert(len(self._texts), sketch, check_duplication=False)

@@ -32,6 +32,11 @@ def safe_for_terminal(text: str) -> str:
     return " ".join("".join(map(_shown, text)).split(" "))
 
 
+def safe_lines(text: str) -> str:
+    """As `safe_for_terminal`, line by line: a text whose lines stay lines."""
+    return "\n".join(map(safe_for_terminal, text.split("\n")))
+
+
 def _shown(character: str) -> str:
     if character in "\t\n\v\f\r\x85\u2028\u2029":
         return " "

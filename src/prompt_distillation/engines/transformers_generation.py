@@ -124,10 +124,8 @@ class Row:
             self.finish_reason = "stop"
         elif self.completion_tokens >= self.max_new_tokens:
             self.finish_reason = "length"
-        if self.choices is not None and self._constrained_from is None:
-            end = self.marks.end_of_thinking
-            if tuple(self.token_ids[-len(end) :]) == end:
-                self._constrained_from = len(self.token_ids)
+        if self.choices is not None and self._constrained_from is None and self._ends_thinking():
+            self._constrained_from = len(self.token_ids)
 
     def _continuations(self) -> list[int]:
         """What `choices` allow next: the end of the turn where one is complete but may go on."""

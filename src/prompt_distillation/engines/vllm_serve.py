@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prompt_distillation.checkpoints import merge_adapter
 from prompt_distillation.data.files import refuse_unsafe_outputs
 from prompt_distillation.data.vllm_flags import lora_flags
 from prompt_distillation.engines.base import EngineOptions
 from prompt_distillation.engines.vllm_start import (
     live_adapter,
+    merge_into,
     merge_to_temporary,
     vllm_environment,
 )
@@ -163,13 +163,7 @@ def _merged(options: EngineOptions, serving: Serving, stack: contextlib.ExitStac
         )
     read = [options.adapter, *(path for path in [Path(options.model)] if path.exists())]
     refuse_unsafe_outputs([folder], read, is_ours=lambda path: False)
-    return merge_adapter(
-        options.model,
-        options.adapter,
-        folder,
-        revision=options.revision,
-        trust_remote_code=options.trust_remote_code,
-    )
+    return merge_into(folder, options)
 
 
 @contextmanager

@@ -67,19 +67,24 @@ def live_adapter(adapter: Path, *, device: str) -> LiveAdapter | None:
     return LiveAdapter(path=adapter.resolve(), shape=shape)
 
 
-def merge_to_temporary(options: EngineOptions) -> "tempfile.TemporaryDirectory[str]":
-    """Write the model with its adapter merged into a folder, which the caller cleans up."""
+def merge_into(folder: Path, options: EngineOptions) -> Path:
+    """Write the model with its adapter merged into ``folder``; returns it."""
     assert options.adapter is not None
     logger.info("merging %s into %s for vLLM", options.adapter, options.model)
+    return merge_adapter(
+        options.model,
+        options.adapter,
+        folder,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+    )
+
+
+def merge_to_temporary(options: EngineOptions) -> "tempfile.TemporaryDirectory[str]":
+    """As `merge_into`, a folder which the caller cleans up."""
     folder = tempfile.TemporaryDirectory(prefix="prompt-distillation-merged-")
     try:
-        merge_adapter(
-            options.model,
-            options.adapter,
-            Path(folder.name),
-            revision=options.revision,
-            trust_remote_code=options.trust_remote_code,
-        )
+        merge_into(Path(folder.name), options)
     except BaseException:
         folder.cleanup()
         raise

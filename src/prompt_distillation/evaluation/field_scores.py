@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prompt_distillation.data.intervals import Interval, bootstrap_interval
+from prompt_distillation.data.intervals import bootstrap
 from prompt_distillation.data.results import (
     ErrorExample,
     FieldResult,
@@ -80,21 +80,14 @@ def field_scores(predictions: Sequence[Prediction]) -> FieldScores | None:
         f1=f1,
         invented=overall.invented / overall.given if overall.given else 0.0,
         fields=dict(sorted(results.items(), key=lambda pair: (pair[1].f1, pair[0]))),
-        f1_interval=_f1_interval(counts),
+        f1_interval=bootstrap(_f1_of, counts).interval,
     )
 
 
-def _f1_interval(counts: Sequence[tuple[int, int]]) -> Interval | None:
-    """Of the F1 over all values, given the right ones and all, given or wanted, of each input."""
-    import numpy as np
-
-    table = np.array(counts)
-
-    def f1(positions: Any) -> float:
-        correct, values = table[positions].sum(axis=0)
-        return float(2 * correct / max(values, 1))
-
-    return bootstrap_interval(f1, len(counts))
+def _f1_of(counts: Any) -> float:
+    """Given the right values of each input, and all of them, given or wanted."""
+    correct, values = counts.sum(axis=0)
+    return float(2 * correct / max(values, 1))
 
 
 def _result(tally: _Tally) -> FieldResult:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prompt_distillation.data.intervals import Estimate, bootstrap_interval
+from prompt_distillation.data.intervals import Estimate, bootstrap
 from prompt_distillation.data.probes import Divergence, Perplexity
 from prompt_distillation.engines import EngineOptions
 from prompt_distillation.engines.prompts import PromptEncoder
@@ -152,18 +152,11 @@ def perplexity(
 
 
 def _perplexity_of(scores: Sequence[ScoredText]) -> Estimate:
-    import numpy as np
-
-    sums = np.array([(score.nats, score.tokens) for score in scores])
-
     def of(chosen: Any) -> float:
         nats, tokens = chosen.sum(axis=0)
         return math.exp(nats / tokens)
 
-    return Estimate(
-        value=of(sums),
-        interval=bootstrap_interval(lambda positions: of(sums[positions]), len(sums)),
-    )
+    return bootstrap(of, [(score.nats, score.tokens) for score in scores])
 
 
 def divergence(before: "Sequence[torch.Tensor]", after: "Sequence[torch.Tensor]") -> Divergence:
@@ -176,8 +169,6 @@ def divergence(before: "Sequence[torch.Tensor]", after: "Sequence[torch.Tensor]"
     Raises:
         ModelError: the two have vocabularies of different sizes.
     """
-    import numpy as np
-
     sums = []
     for base, student in zip(before, after, strict=True):
         if base.shape != student.shape:
@@ -188,15 +179,13 @@ def divergence(before: "Sequence[torch.Tensor]", after: "Sequence[torch.Tensor]"
             )
         each = (student.exp() * (student - base)).sum(-1)
         sums.append((float(each.sum()), len(each)))
-    array = np.array(sums)
 
     def of(chosen: Any) -> float:
         nats, tokens = chosen.sum(axis=0)
         return max(float(nats / tokens), 0.0)  # rounding may leave a little less than nothing
 
-    interval = bootstrap_interval(lambda positions: of(array[positions]), len(array))
     return Divergence(
         prompts=len(before),
-        tokens=int(array[:, 1].sum()),
-        nats_per_token=Estimate(value=of(array), interval=interval),
+        tokens=sum(tokens for _, tokens in sums),
+        nats_per_token=bootstrap(of, sums),
     )

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from prompt_distillation.data.intervals import Estimate, bootstrap_interval, wilson_interval
+from prompt_distillation.data.intervals import Estimate, mean_estimate, wilson_interval
 from prompt_distillation.data.results import (
     UNPARSEABLE,
     Agreement,
@@ -261,8 +261,4 @@ def held_out_scores(predictions: Sequence[Prediction]) -> dict[int, float]:
 
 def paired_gain(before: Mapping[int, float], after: Mapping[int, float]) -> Estimate:
     """The mean difference of two students' scores, with a 95 % bootstrap interval over inputs."""
-    import numpy as np
-
-    gains = np.array([after[index] - before[index] for index in sorted(before)])
-    interval = bootstrap_interval(lambda places: float(gains[places].mean()), len(gains))
-    return Estimate(value=float(gains.mean()), interval=interval)
+    return mean_estimate([after[index] - before[index] for index in sorted(before)])

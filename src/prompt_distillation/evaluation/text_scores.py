@@ -15,7 +15,8 @@ from prompt_distillation.data.intervals import (
     RESAMPLES,
     Estimate,
     Interval,
-    bootstrap_interval,
+    bootstrap,
+    mean_estimate,
     share_of,
 )
 from prompt_distillation.data.results import Leaks, Prediction, TextScores, TruthKind
@@ -158,8 +159,7 @@ def _sacrebleu_scores(
         def score(chosen: Any) -> float:
             return float(metric._compute_score_from_stats(list(chosen.sum(axis=0))).score) / 100
 
-        interval = bootstrap_interval(lambda positions: score(counts[positions]), len(texts))
-        return counts, Estimate(value=score(counts), interval=interval)
+        return counts, bootstrap(score, counts)
 
     counts, bleu = resampled(BLEU())
     _, chrf = resampled(CHRF())
@@ -171,8 +171,7 @@ def _sacrebleu_scores(
         ours, theirs = chosen.sum(axis=0)
         return float(ours / theirs)
 
-    interval = bootstrap_interval(lambda positions: ratio(lengths[positions]), len(texts))
-    return bleu, chrf, Estimate(value=ratio(lengths), interval=interval)
+    return bleu, chrf, bootstrap(ratio, lengths)
 
 
 def sentence_chrf(text: str, reference: str) -> float:
@@ -192,7 +191,7 @@ def _rouge_l(texts: list[str], references: list[str]) -> Estimate | None:
         return None
     scorer = rouge_scorer.RougeScorer(["rougeL"], tokenizer=tokenizer)
     pairs = zip(references, texts, strict=True)
-    return _mean([scorer.score(truth, text)["rougeL"].fmeasure for truth, text in pairs])
+    return mean_estimate([scorer.score(truth, text)["rougeL"].fmeasure for truth, text in pairs])
 
 
 def _similarity(texts: list[str], references: list[str], model: str) -> Estimate:
@@ -202,16 +201,9 @@ def _similarity(texts: list[str], references: list[str], model: str) -> Estimate
         for part in (texts, references)
     )
     cosines = (ours * theirs).sum(axis=1)
-    return _mean([float(one) if text else 0.0 for one, text in zip(cosines, texts, strict=True)])
-
-
-def _mean(values: Sequence[float]) -> Estimate:
-    """The mean of a figure of each input."""
-    import numpy as np
-
-    array = np.array(values)
-    interval = bootstrap_interval(lambda positions: float(array[positions].mean()), len(array))
-    return Estimate(value=float(array.mean()), interval=interval)
+    return mean_estimate(
+        [float(one) if text else 0.0 for one, text in zip(cosines, texts, strict=True)]
+    )
 
 
 def _distinct(texts: Sequence[list[str]], size: int) -> Estimate | None:

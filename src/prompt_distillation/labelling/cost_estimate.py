@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prompt_distillation.config.label_config import LabelConfig
-from prompt_distillation.data.text import safe_for_terminal
+from prompt_distillation.data.text import safe_lines
 from prompt_distillation.engines import Engine, engine_options
 from prompt_distillation.engines.event_loop import run
 from prompt_distillation.engines.prompts import PromptEncoder, shared_prefix_length
@@ -71,9 +71,7 @@ def show_prompts(task: Task, inputs: InputSpool, reader: PromptReader, console: 
         text = (
             prompt if number == 1 else f"[... {shared:,} characters as above ...]{prompt[shared:]}"
         )
-        # Line by line: a prompt's own lines are to be seen as such.
-        safe = "\n".join(map(safe_for_terminal, text.split("\n")))
-        console.print(safe, markup=False, highlight=False, soft_wrap=True)
+        console.print(safe_lines(text), markup=False, highlight=False, soft_wrap=True)
     console.rule()
     console.print(f"inputs      {inputs.count:,}", highlight=False)
     if reader.count_tokens is not None:

@@ -95,7 +95,7 @@ class Collected:
         if folded in self.seen:
             self.refused["duplicates"] += 1
             return False
-        if self.near.add_if_new(text) is not None:
+        if self.near.add_if_new(text):
             self.refused["near_duplicates"] += 1
             return False
         self.seen.add(folded)

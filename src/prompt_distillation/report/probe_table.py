@@ -1,6 +1,6 @@
 """What the probes measured, as tables: the same rows on the screen and on the page."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prompt_distillation.data.intervals import Estimate, with_interval
@@ -69,13 +69,8 @@ def _character_table(probes: Probes) -> ProbeTable:
         title="In character",
         notes=tuple(notes),
         heads=("answers of", "in character"),
-        rows=tuple(_rows_of(found.models)),
+        rows=tuple((MODEL_TITLES[key], _share(share)) for key, share in found.models.items()),
     )
-
-
-def _rows_of(models: Mapping[str, Estimate]) -> Iterator[tuple[str, str]]:
-    for key, share in models.items():
-        yield MODEL_TITLES[key], _share(share)
 
 
 def _perplexity_row(name: str, found: Perplexity) -> tuple[str, ...]:

@@ -100,7 +100,9 @@ class JsonObject:
         """By whole objects, or field by field where the result is valid."""
         if self.votes == "field":
             tallies = _tallies_of_fields(answers)
-            winner = _assemble({path: _leading(tally) for path, tally in tallies.items()})
+            winner = _assemble(
+                {path: tally.most_common(1)[0][0] for path, tally in tallies.items()}
+            )
             answer = self._validated(winner)
             if answer.text is not None:
                 # A field that no vote has had so far may still come up.
@@ -231,10 +233,6 @@ def _fields(path: tuple[str, ...], value: Any) -> Iterable[tuple[tuple[str, ...]
             yield from _fields((*path, key), part)
     else:
         yield path, json.dumps(value, ensure_ascii=False)
-
-
-def _leading(tally: Counter[str | None]) -> str | None:
-    return max(tally, key=lambda value: tally[value])  # the first one, of equals
 
 
 def _assemble(fields: Mapping[tuple[str, ...], str | None]) -> Any:

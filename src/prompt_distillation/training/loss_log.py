@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from prompt_distillation.data.text import safe_for_terminal
+from prompt_distillation.data.text import safe_lines
 from prompt_distillation.machine import GIB
 from prompt_distillation.training.encode import IGNORED, EncodedRow
 from prompt_distillation.training.lora.adapter import TrainedKind
@@ -56,15 +56,10 @@ def show_example(console: Console, row: EncodedRow, tokenizer: Any) -> None:
         tokens = [token for token, _ in run]
         if is_trained:
             for token in tokens:
-                text.append(f"[{_shown(tokenizer.decode([token]))}]", style="bold green")
+                text.append(f"[{safe_lines(tokenizer.decode([token]))}]", style="bold green")
         else:
-            text.append(_shown(tokenizer.decode(tokens)), style="not bold dim")
+            text.append(safe_lines(tokenizer.decode(tokens)), style="not bold dim")
     console.print(text, soft_wrap=True)
-
-
-def _shown(text: str) -> str:
-    """A text of several lines that no terminal obeys."""
-    return "\n".join(map(safe_for_terminal, text.split("\n")))
 
 
 def show_plan(console: Console, plan: "TrainingPlan") -> None:

@@ -189,7 +189,7 @@ def train_result(
         seconds=seconds,
         evaluation_seconds=trainer.evaluation_seconds,
         train_loss=sum(losses) / max(1, len(losses)),
-        held_out_loss=_first_and_kept(history, "eval_loss", kept_step(trainer)),
+        held_out_loss=_first_and_kept_loss(history, kept_step(trainer)),
         held_out_accuracy=_held_out_accuracy(trainer, answers_of(run.config.train_file)),
         trained_parameters=count_parameters(trainer.model)[0],
         sync_hint=sync_hint,
@@ -215,12 +215,10 @@ def kept_step(trainer: Any) -> int:
     return int(best or trainer.state.global_step)
 
 
-def _first_and_kept(
-    history: list[dict[str, Any]], key: str, kept: int
-) -> tuple[float, float] | None:
-    values = [entry[key] for entry in history if key in entry]
-    at_kept = [entry[key] for entry in history if key in entry and entry["step"] == kept]
-    return (values[0], (at_kept or values)[-1]) if values else None
+def _first_and_kept_loss(history: list[dict[str, Any]], kept: int) -> tuple[float, float] | None:
+    found = [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry]
+    at_kept = [loss for step, loss in found if step == kept]
+    return (found[0][1], at_kept[-1] if at_kept else found[-1][1]) if found else None
 
 
 def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
