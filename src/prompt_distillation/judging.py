@@ -118,27 +118,16 @@ class _Pairs:
 
 
 def judge(config: JudgeConfig, *, open_judge: "OpenTeacher | None" = None) -> Judgement:
-    """Let a model compare the answers of student and teacher; writes ``judge.json``.
+    """Judge, and write ``judge.json``; see `prompt_distillation.judge`.
 
-    A run that was stopped continues with the same call.
-
-    Args:
-        config: the two results, the judge, and the rubric.
-        open_judge: opens the judge's engine; None opens the one that ``config`` names.
-
-    Raises:
-        ConfigError: a setting that does not fit, or an output that is an input.
-        InputError: a result, rubric or file of verdicts that cannot be used.
-        OutputExistsError: there is a judgement, and it was not asked to be replaced.
-        EngineError, ModelError: the judge cannot be had; what it said is in the journal.
-        NoLabelsError: the judge gave no verdict that can be read.
+    ``open_judge`` opens the judge's engine; None opens the one that ``config`` names.
     """
     folder, labelling = config.output_dir, _labelling_of(config)
     refuse_to_overwrite([folder / JUDGEMENT_FILE], overwrite=config.overwrite)
     rubric_path = _rubric_path(config)
     rubric = read_rubric(rubric_path)
     read = [config.student_file, config.teacher_file, rubric_path]
-    read += [path for path in (config.human_verdicts_file,) if path is not None]
+    read += [config.human_verdicts_file] if config.human_verdicts_file else []
     refuse_unsafe_outputs([folder], read, is_ours=_is_judges_folder)
     verdicts = read_person(config.human_verdicts_file) if config.human_verdicts_file else None
     pairs = _read_pairs(config, rubric)

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int | None:
         paths = dataset_paths(config.dataset)
         read += [paths.dataset, paths.heldout, paths.records]
     read += task_files(config.task) if config.task else []
-    check_inspection_outputs(config.output_file, [path for path in read if path])
+    check_inspection_outputs(config.output_file, read)
     found = inspect(config)
     write_inspection(config.output_file, found)
     print_lines(make_console(), [*inspection_lines(found), f"Written to: {config.output_file}"])

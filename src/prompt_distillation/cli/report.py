@@ -114,11 +114,10 @@ def _check_outputs(config: ReportConfig) -> None:
     if config.plots_dir.exists() and not config.plots_dir.is_dir():
         raise ConfigError(f"--plots_dir {config.plots_dir} is not a folder; choose another one")
     pictures = [config.plots_dir / f"{name}.png" for name in (*PICTURES, TRAINING_PICTURE)]
-    read = [config.result_file]
-    if config.comparison_dir is not None:
-        read = sorted(config.comparison_dir.glob("*.json"))
+    read = [config.probes_file, config.load_file]
+    read += sorted(config.comparison_dir.glob("*.json")) if config.comparison_dir else []
+    read += [] if config.comparison_dir else [config.result_file]
     read += [_judge_file(config)] if config.judge_dir else []
-    read += [path for path in (config.probes_file, config.load_file) if path is not None]
     refuse_unsafe_outputs([config.output_file], read, is_ours=is_own_page)
     refuse_unsafe_outputs([config.plots_dir], [], is_ours=is_own_folder)
     refuse_unsafe_outputs(pictures, read, is_ours=is_own_picture)

@@ -55,7 +55,7 @@ def refuse_to_overwrite(paths: Iterable[Path], *, overwrite: bool) -> None:
 
 
 def refuse_unsafe_outputs(
-    outputs: Iterable[Path], inputs: Iterable[Path], *, is_ours: Callable[[Path], bool]
+    outputs: Iterable[Path], inputs: Iterable[Path | None], *, is_ours: Callable[[Path], bool]
 ) -> None:
     """See that writing ``outputs`` destroys nothing; call it before anything is started.
 
@@ -63,7 +63,7 @@ def refuse_unsafe_outputs(
 
     Args:
         outputs: every file and folder that will be written or replaced.
-        inputs: every file and folder that is read.
+        inputs: every file and folder that is read; None stands for one that was not named.
         is_ours: whether an output that is there was written by this command. It is asked only
             about files and folders that are not empty.
 
@@ -71,10 +71,10 @@ def refuse_unsafe_outputs(
         ConfigError: an output is an input, contains one or lies inside one, through links too.
         OutputExistsError: an output is there and is not ours.
     """
-    inputs = list(inputs)
+    read = [path for path in inputs if path is not None]
     for output in outputs:
         try:
-            source = next((path for path in inputs if _overlap(output, path)), None)
+            source = next((path for path in read if _overlap(output, path)), None)
             taken = source is None and has_content(output)
         except (OSError, RuntimeError) as error:  # no permission; RuntimeError: links in a circle
             raise ConfigError(f"cannot use {output} as an output: {error}") from error

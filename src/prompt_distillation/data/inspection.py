@@ -166,13 +166,7 @@ class Inspection:
 
 
 def inspect(config: InspectConfig) -> Inspection:
-    """Read inputs and dataset, and measure what is in them.
-
-    Raises:
-        InputError: a file that is missing, or is not what it should be.
-        TaskError: no such task.
-        ModelError: a tokenizer that cannot be loaded.
-    """
+    """Measure what is in inputs and dataset; see `prompt_distillation.inspect_data`."""
     collected = _Rows()
     if config.input_file is not None:
         collected.read_inputs(config.input_file, config.fields)

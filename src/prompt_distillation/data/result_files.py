@@ -32,7 +32,7 @@ def check_output(path: Path, inputs: Iterable[Path | None]) -> None:
     """
     if path.exists() and not path.is_file():
         raise ConfigError(f"--output_file {path} is not a file; name one, e.g. results.json")
-    refuse_unsafe_outputs([path], [one for one in inputs if one is not None], is_ours=is_result)
+    refuse_unsafe_outputs([path], inputs, is_ours=is_result)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

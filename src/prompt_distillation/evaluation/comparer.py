@@ -30,7 +30,6 @@ from prompt_distillation.engines import (
     Engine,
     Request,
     RequestFailedError,
-    engine_options,
     stream,
 )
 from prompt_distillation.engines.event_loop import run
@@ -40,7 +39,7 @@ from prompt_distillation.evaluation.evaluator import (
     OpenModel,
     check_decoding,
     evaluate_on,
-    open_model,
+    open_models,
 )
 from prompt_distillation.evaluation.gate import compare_results
 from prompt_distillation.evaluation.predictions import NO_THINKING, asking_of, request_for
@@ -76,14 +75,10 @@ class _Measured:
 
 
 def compare(config: CompareConfig, *, tell: Tell | None = None) -> Comparison:
-    """Evaluate teacher and student, each as they are asked, on the same held-out inputs.
+    """Evaluate every cell on the same inputs; see `prompt_distillation.compare`.
 
     Writes the evaluation of each cell as it is done, ``KEY.json``, and then ``comparison.json``
-    into ``config.output_dir``.
-
-    Args:
-        config: the two models, the cells, and the prices.
-        tell: called with a line about what is done now.
+    into ``config.output_dir``. ``tell`` gets a line about what is done now.
     """
     refuse_to_overwrite([config.output_dir / COMPARISON_FILE], overwrite=config.overwrite)
     task = load_task(config.test.task)
@@ -198,23 +193,14 @@ async def _measure(
 ) -> dict[str, _Measured]:
     """Run every cell; those of the same model follow each other and share it."""
     measured: dict[str, _Measured] = {}
-    # All before the first is loaded: a mistyped student is found before the teacher is measured.
-    models = {
-        key: engine_options(plan.model, plan.engine, seed=plan.sampling.seed)
-        for key, plan in plans.items()
-    }
-    for first, options in models.items():
-        if first in measured:
-            continue
-        tell(f"loading {options.adapter or options.model}")
-        async with open_model(plans[first]) as model:
-            for key in [key for key, other in models.items() if other == options]:
-                tell(f"  {_title(config, key)}: {len(selection.items)} inputs")
-                one = await _measure_cell(model, plans[key], selection, task=task, config=config)
-                if key == SCORED_KEY:
-                    one = _with_cascade(one, measured.get(TEACHER_KEY))
-                write_result(_result_path(config, key), one.result)
-                measured[key] = one
+    async with aclosing(open_models(plans, tell)) as models:
+        async for key, model in models:
+            tell(f"  {_title(config, key)}: {len(selection.items)} inputs")
+            one = await _measure_cell(model, plans[key], selection, task=task, config=config)
+            if key == SCORED_KEY:
+                one = _with_cascade(one, measured.get(TEACHER_KEY))
+            write_result(_result_path(config, key), one.result)
+            measured[key] = one
     return measured
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,15 +45,9 @@ OnPrediction = Callable[[Prediction, int], None]
 
 
 def evaluate(config: EvaluateConfig, *, on_prediction: OnPrediction | None = None) -> Result:
-    """Evaluate a model, or saved predictions, on the held-out inputs; writes nothing.
+    """Evaluate a model, or saved predictions; writes nothing. See `prompt_distillation.evaluate`.
 
-    >>> config = EvaluateConfig.of(model_path="models/quickstart", max_samples=100)
-    >>> evaluate(config).summary.accuracy  # doctest: +SKIP
-    0.98
-
-    Args:
-        config: the model, how it is asked, the inputs, and what it must reach.
-        on_prediction: called with each prediction as soon as it and all before it are there.
+    ``on_prediction`` gets each prediction as soon as it and all before it are there.
     """
     task = load_task(config.test.task)
     check_decoding(config, task)
@@ -103,6 +97,29 @@ async def open_model(config: EvaluateConfig) -> AsyncIterator[OpenModel]:
     async with open_engine(config.engine.engine, options) as engine:
         seconds = time.perf_counter() - opening
         yield OpenModel(engine=engine, options=options, startup_seconds=seconds)
+
+
+async def open_models(
+    plans: Mapping[str, EvaluateConfig], tell: Callable[[str], None]
+) -> AsyncGenerator[tuple[str, OpenModel], None]:
+    """Yield the key of each plan and its model; plans of one model come together and share it.
+
+    Close it where the loop over it may end early: that frees the model.
+    """
+    # All before the first is loaded: a mistyped student is found before the teacher is asked.
+    models = {
+        key: engine_options(plan.model, plan.engine, seed=plan.sampling.seed)
+        for key, plan in plans.items()
+    }
+    done: set[str] = set()
+    for first, options in models.items():
+        if first in done:
+            continue
+        tell(f"loading {options.adapter or options.model}")
+        async with open_model(plans[first]) as model:
+            for key in (key for key, other in models.items() if other == options):
+                done.add(key)
+                yield key, model
 
 
 async def _evaluate_alone(

@@ -35,7 +35,7 @@ from prompt_distillation.engines.prompts import PromptEncoder
 from prompt_distillation.errors import ConfigError, EngineError, InputError
 from prompt_distillation.evaluation.character import judge_character, pressure_results
 from prompt_distillation.evaluation.comparer import base_of
-from prompt_distillation.evaluation.evaluator import OpenModel, open_model
+from prompt_distillation.evaluation.evaluator import OpenModel, open_models
 from prompt_distillation.evaluation.likelihood import (
     Conversation,
     ScoredText,
@@ -75,15 +75,9 @@ class _Scores:
 
 
 def probe(config: ProbeConfig, *, tell: Tell | None = None) -> Probes:
-    """Measure what ``config.probes`` names, and write it to ``config.output_file``.
+    """Measure what ``config.probes`` names, and write it; see `prompt_distillation.probe`.
 
     What the answers show is written before perplexity and forgetting are measured.
-
-    Raises:
-        ConfigError, TaskError, InputError: settings, the task or a file cannot be used, or there
-            are too few answers to learn from.
-        OutputExistsError: there is a result, and it was not asked to be replaced.
-        ModelError, EngineError: a model cannot be loaded, or stopped answering.
     """
     say = tell or (lambda line: None)
     task = load_task(config.test.task)
@@ -162,7 +156,7 @@ def _check(config: ProbeConfig, task: Task) -> None:
         test.test_file, test.ground_truth_file, test.train_data_file, config.plain_text_file,
         *task_files(test.task), task.path / PRESSURE_FILE,
     ]  # fmt: skip
-    refuse_unsafe_outputs([config.output_file], [one for one in read if one], is_ours=is_probes)
+    refuse_unsafe_outputs([config.output_file], read, is_ours=is_probes)
     refuse_to_overwrite([config.output_file], overwrite=config.overwrite)
 
 
@@ -201,22 +195,13 @@ async def _ask(
 ) -> dict[str, Answers]:
     """Ask every model its questions: the items, or the neutral prompts."""
     plans = _plans(config)
-    # All before the first is loaded: a mistyped student is found before the teacher is asked.
-    models = {
-        key: engine_options(plan.model, plan.engine, seed=plan.sampling.seed)
-        for key, plan in plans.items()
-    }
     neutral = [_item(text, group=NEUTRAL) for text in _neutral_prompts()]
     answers: dict[str, Answers] = {}
-    for first, options in models.items():
-        if first in answers:
-            continue
-        tell(f"loading {options.adapter or options.model}")
-        async with open_model(plans[first]) as model:
-            for key in [key for key, other in models.items() if other == options]:
-                asked = neutral if key == NEUTRAL else items
-                tell(f"  {MODEL_TITLES.get(key, key)}: {len(asked)} questions")
-                answers[key] = await _answers(model, plans[key], asked, task)
+    async with aclosing(open_models(plans, tell)) as models:
+        async for key, model in models:
+            asked = neutral if key == NEUTRAL else items
+            tell(f"  {MODEL_TITLES.get(key, key)}: {len(asked)} questions")
+            answers[key] = await _answers(model, plans[key], asked, task)
     return answers
 
 

@@ -133,19 +133,12 @@ def generate_inputs(
     console: "Console | None" = None,
     open_teacher: OpenTeacher | None = None,
 ) -> GeneratedInputs:
-    """Write ``config.num_inputs`` distinct inputs, their manifest, and show what they cover.
+    """Write inputs and their manifest; see `prompt_distillation.generate_inputs`.
 
     Args:
         config: where they come from, and how many.
         console: where the coverage is shown; None shows nothing.
         open_teacher: opens the model; None opens the one that the settings name.
-
-    Raises:
-        ConfigError: settings that cannot be used.
-        InputError: templates or examples that cannot be used, or too few inputs came of them; the
-            message says how many.
-        OutputExistsError: inputs are there already, or a file that this command did not write.
-        OutputBusyError, OutputWriteError, EngineError: as for labelling.
     """
     source = find_example(config.templates or config.examples or Path())
     _check_outputs(config, source)

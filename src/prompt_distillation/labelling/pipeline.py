@@ -130,7 +130,7 @@ def label(
     open_teacher: OpenTeacher | None = None,
     console: "Console | None" = None,
 ) -> LabelResult:
-    """Label inputs and write the dataset; a run that was stopped continues where it was.
+    """Label inputs and write the dataset; see `prompt_distillation.label`.
 
     Args:
         config: all settings.

@@ -1,7 +1,7 @@
 """What was found in inputs and datasets, as one HTML page and as lines on the screen."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def json_path(page: Path) -> Path:
     return page.with_suffix(".json")
 
 
-def check_inspection_outputs(page: Path, inputs: list[Path]) -> None:
+def check_inspection_outputs(page: Path, inputs: Iterable[Path | None]) -> None:
     """See that page and JSON destroy nothing; call it before anything is measured.
 
     Raises:

@@ -105,12 +105,10 @@ def export(
         raise ModelError(f"{config.model_path} is a whole model already; pass an adapter's folder")
     place = config.output_dir.resolve()  # `.` has no name
     partial = place.with_name(f".{place.name}.partial")
-    inputs = [resolved.adapter, Path(resolved.base), config.rows_file, config.evaluation_file]
-    refuse_unsafe_outputs(
-        [config.output_dir, partial],
-        [path for path in inputs if path is not None and path.exists()],
-        is_ours=_is_export,
-    )
+    base = Path(resolved.base)
+    read = [resolved.adapter, base if base.exists() else None]
+    read += [config.rows_file, config.evaluation_file]
+    refuse_unsafe_outputs([config.output_dir, partial], read, is_ours=_is_export)
     if config.output_dir.is_dir() and any(config.output_dir.iterdir()):
         refuse_to_overwrite([config.output_dir], overwrite=config.overwrite)
     with hold_lock(partial / LOCK_FILE), failed_writes(config.output_dir):

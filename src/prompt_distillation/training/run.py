@@ -63,7 +63,7 @@ def train(
     *,
     console: "Console | None" = None,
 ) -> "TrainResult":
-    """Fine-tune the student, save it, and return the figures.
+    """Fine-tune the student and save it; see `prompt_distillation.train`.
 
     Args:
         config: of the run.
