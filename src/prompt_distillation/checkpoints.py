@@ -62,12 +62,7 @@ def served_name(model_path: str, base_model: str | None = None) -> str:
 def check_model(model: str, *, weights: bool = True) -> None:
     """See that ``model`` may be a full model: a hub name, or a folder with config and weights.
 
-    Args:
-        model: what was named.
-        weights: False where the configuration is enough.
-
-    Raises:
-        ModelError: it is a path, and there is no full model.
+    ``weights`` is False where the configuration is enough.
     """
     folder = Path(model)
     if not folder.exists():
@@ -175,11 +170,7 @@ def merge_adapter(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
-    """Write ``base`` with ``adapter`` folded in, experts included, as a full model.
-
-    Raises:
-        ModelError: one of the two cannot be loaded, or they do not fit.
-    """
+    """Write ``base`` with ``adapter`` folded in, experts included, as a full model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check_model(base)

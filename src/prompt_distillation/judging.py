@@ -220,11 +220,7 @@ def _is_judges_folder(path: Path) -> bool:
 
 
 def _read_pairs(config: JudgeConfig, rubric: Rubric) -> _Pairs:
-    """Put the answers of two results to the same inputs side by side.
-
-    Raises:
-        InputError: the results are of different inputs, or no input has two answers.
-    """
+    """Put the answers of two results to the same inputs side by side."""
     student, teacher = read_result(config.student_file), read_result(config.teacher_file)
     theirs = {item.index: item for item in teacher.predictions}
     found = _Pairs()
@@ -486,9 +482,6 @@ def agreement_with(pairs: Sequence[JudgedPair], person: Mapping[int, str]) -> Pe
 
     Krippendorff's alpha for nominal data (Krippendorff 2019, Content Analysis, ch. 12): 1 is full
     agreement, 0 what chance would give.
-
-    Raises:
-        ConfigError: the package krippendorff is not installed.
     """
     try:
         import krippendorff

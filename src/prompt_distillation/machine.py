@@ -102,8 +102,7 @@ def _visible() -> str:
 def share_cores(shares: int) -> str:
     """Split the cores this process may use evenly, as ``VLLM_CPU_OMP_THREADS_BIND`` takes it.
 
-    Returns:
-        For 2 shares of 4 cores: ``0,1|2,3``.
+    For 2 shares of 4 cores: ``0,1|2,3``.
     """
     cores = sorted(os.sched_getaffinity(0))
     size = len(cores) // shares

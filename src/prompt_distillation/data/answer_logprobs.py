@@ -273,11 +273,7 @@ class LogprobsFile:
 
 
 def open_logprobs(path: Path) -> LogprobsFile:
-    """Read what is known of all rows of the file.
-
-    Raises:
-        InputError: it is not such a file.
-    """
+    """Read what is known of all rows of the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

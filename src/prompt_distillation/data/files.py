@@ -115,9 +115,7 @@ def begins_with(path: Path, mark: bytes) -> bool:
 def atomic_writer(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` that takes its name only when the block succeeds.
 
-    Args:
-        path: of the file.
-        mode: ``w`` for text in UTF-8, ``wb`` for bytes.
+    The mode ``w`` is for text in UTF-8, ``wb`` for bytes.
 
     Raises:
         OutputWriteError: the folder cannot be written, or the disk is full. The file that was at

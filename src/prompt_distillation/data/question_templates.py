@@ -78,10 +78,7 @@ def draw(
     Categories take turns, and within one, the template that gave the fewest texts is next. One
     that has no texts left drops out.
 
-    Args:
-        templates: what is filled.
-        seed: of the order of each template's texts.
-        keep: asked about each text; where it says no, the category gives another one instead.
+    ``keep`` is asked about each text; where it says no, the category gives another one instead.
     """
     left = [
         {one: templates.texts_of(one, seed=seed) for one in texts}

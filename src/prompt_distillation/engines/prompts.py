@@ -47,11 +47,7 @@ def shared_prefix_length(sequences: Sequence[str] | Sequence[list[int]]) -> int:
 
 
 def read_chat_template(path: Path | None) -> str | None:
-    """The text of ``--chat_template_path``; None where it is not given.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
+    """The text of ``--chat_template_path``; None where it is not given."""
     if path is None:
         return None
     try:

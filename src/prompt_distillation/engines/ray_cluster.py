@@ -63,10 +63,7 @@ def plan_workers(
 ) -> list[Placement]:
     """Say what each worker takes: GPUs by tensor parallel size, or an even share of the cores.
 
-    Args:
-        machines: of the cluster.
-        options: of the engines.
-        workers: how many; None fills the GPUs, or takes one a machine where there are none.
+    Without ``workers``, the GPUs are filled, or each machine gets one where there are none.
     """
     size = options.tensor_parallel_size
     largest = max((machine.gpus for machine in machines), default=0)

@@ -129,11 +129,7 @@ class ServerAnswer:
         )
 
     def _logprobs(self) -> AnswerLogprobs:
-        """Of the tokens after the reasoning, by their texts.
-
-        Raises:
-            RequestFailedError: the server sent none.
-        """
+        """Of the tokens after the reasoning, by their texts."""
         if not self._scores:
             raise RequestFailedError(
                 "the server returns no log-probabilities; leave out --top_logprobs, or use "

@@ -377,10 +377,7 @@ class BatchGenerator:
 def _keep_scores(rows: Sequence[Row], drawn: Sequence[int], logprobs: torch.Tensor) -> None:
     """Keep each row's most likely alternatives to the token drawn, and that token's own score.
 
-    Args:
-        rows: that want them.
-        drawn: the token of each.
-        logprobs: 2-D float tensor, rows x vocabulary.
+    ``logprobs`` is rows x vocabulary.
     """
     if not rows:
         return

@@ -62,11 +62,7 @@ class Serving:
 
 
 def check_serving(serving: Serving) -> None:
-    """See that vLLM is there and the port is free, before minutes of merging.
-
-    Raises:
-        EngineError: one of them is not.
-    """
+    """See that vLLM is there and the port is free, before minutes of merging."""
     if importlib.util.find_spec("vllm") is None:
         raise EngineError(
             "vLLM is not installed here; run `pip install -e '.[vllm]'` on a machine with NVIDIA "
@@ -170,11 +166,7 @@ def _merged(options: EngineOptions, serving: Serving, stack: contextlib.ExitStac
 def running_server(
     command: Sequence[str], serving: Serving, options: EngineOptions
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start the server, wait until it answers, and stop it when the block ends.
-
-    Raises:
-        EngineError: it ended before it answered; its own message is on the screen.
-    """
+    """Start the server, wait until it answers, and stop it when the block ends."""
     with subprocess.Popen(command, env=_environment(options)) as process:
         try:
             _wait_until_up(serving, process)

@@ -52,8 +52,7 @@ def calibration(scored: Sequence[tuple[float, bool]]) -> Calibration:
     ECE is the mean over inputs of the distance between their bin's accuracy and its mean
     confidence: Guo et al. (2017), "On Calibration of Modern Neural Networks", equation 3.
 
-    Args:
-        scored: ``(confidence in [0, 1], right or wrong)`` per input; not empty.
+    Each input is ``(confidence in [0, 1], right or wrong)``; there is at least one.
     """
     bins, error = [], 0.0
     ordered = sorted(((min(int(conf * BINS), BINS - 1), conf, right) for conf, right in scored))

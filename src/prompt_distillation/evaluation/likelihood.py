@@ -106,15 +106,7 @@ class LikelihoodModel:
 
 @contextmanager
 def likelihood_model(options: EngineOptions, encoder: PromptEncoder) -> Iterator[LikelihoodModel]:
-    """Load a model that scores texts, and free its memory when the block ends.
-
-    Args:
-        options: see `LikelihoodModel`.
-        encoder: see `LikelihoodModel`.
-
-    Raises:
-        EngineError, ModelError: it cannot be loaded.
-    """
+    """Load a model that scores texts, and free its memory when the block ends."""
     model = LikelihoodModel(options, encoder)
     try:
         yield model

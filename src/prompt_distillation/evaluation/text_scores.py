@@ -46,12 +46,7 @@ class SentenceEncoder(Protocol):
 
 
 def check_similarity(model: str | None, task: Task) -> None:
-    """Load the model of `--similarity_model`, if there is one, before anything else costs time.
-
-    Raises:
-        ConfigError: the task's answers are not texts, or sentence-transformers is not installed.
-        ModelError: the model cannot be loaded.
-    """
+    """Load the model of `--similarity_model`, if there is one, before anything else costs time."""
     if model is None:
         return
     if task.answers.metrics != "text":
@@ -248,11 +243,6 @@ def find_leaks(
 
     What the input says itself may be repeated. So may what the teacher's answer says: a teacher
     drafts its answer in its reasoning.
-
-    Args:
-        predictions: the answers.
-        prompt: of the task.
-        reasonings: see `text_scores`.
     """
     prompt_words = _joined(words(prompt))
     of_prompt, of_reasoning = [], []

@@ -246,12 +246,8 @@ def open_journal(
 ) -> Iterator[Journal]:
     """Open the journals of a dataset.
 
-    Args:
-        identity: the settings whose completions are wanted.
-        writable: the journal to append to; None to read only. Failed requests of earlier runs
-            are then taken as they are; with a journal to write they are left out, to be made again.
-        others: journals to read.
-        top_logprobs: what completions must hold to count; see `Journal`.
+    ``writable`` is appended to, and ``others`` are only read. With a journal to write, requests that
+    failed in earlier runs are left out, to be made again; without one they are taken as they are.
     """
     journal = Journal(identity, top_logprobs=top_logprobs)
     try:

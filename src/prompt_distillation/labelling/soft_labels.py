@@ -33,11 +33,7 @@ Texts = Sequence[tuple[str, Sequence[tuple[str, float]]]]
 
 
 def refuse_unusable(config: LabelConfig, task: Task) -> None:
-    """Check that log-probabilities can be kept for this task by this engine.
-
-    Raises:
-        ConfigError: they cannot.
-    """
+    """Check that log-probabilities can be kept for this task by this engine."""
     if config.top_logprobs and config.engine.engine == "server" and not task.labels:
         raise ConfigError(
             f"--top_logprobs {config.top_logprobs} over a server works for tasks with labels: a "
@@ -49,9 +45,7 @@ def refuse_unusable(config: LabelConfig, task: Task) -> None:
 def votes_with_logprobs(verdict: Verdict, attempts: Sequence[ReadAttempt]) -> list[dict[str, Any]]:
     """The votes that have an answer, as JSON can hold them.
 
-    Args:
-        verdict: on them.
-        attempts: ordered by vote and attempt.
+    ``attempts`` are ordered by vote and attempt.
     """
     found: dict[int, dict[str, Any]] = {}
     for attempt, answer in attempts:
@@ -64,13 +58,7 @@ def votes_with_logprobs(verdict: Verdict, attempts: Sequence[ReadAttempt]) -> li
 
 
 class SoftLabelWriter:
-    """Writes the votes of each input.
-
-    Args:
-        file: open for writing bytes.
-        config: of the run.
-        labels: the task's; empty where answers are no labels.
-    """
+    """Writes the votes of each input."""
 
     def __init__(self, file: IO[bytes], config: LabelConfig, labels: Sequence[str]) -> None:
         self._labels = tuple(labels)

@@ -158,10 +158,6 @@ def set_template_defaults(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
     every server then renders what the student was trained on, without arguments. A hybrid
     template's own default is to think; a student answers without, so it gets
     ``enable_thinking=false`` unless ``arguments`` say otherwise.
-
-    Args:
-        tokenizer: its ``chat_template`` is changed.
-        arguments: name -> value, as ``--chat_template_kwargs`` gives them.
     """
     template = tokenizer.chat_template
     if not isinstance(template, str):

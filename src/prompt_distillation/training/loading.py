@@ -154,11 +154,7 @@ def prepare(config: TrainConfig, options: Mapping[str, Any]) -> PreparedRun:
 
 
 def configuration_of(model: ModelConfig) -> Any:
-    """A model's configuration, as transformers reads it.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
+    """A model's configuration, as transformers reads it."""
     from transformers import AutoConfig
 
     try:

@@ -80,9 +80,7 @@ class RunFolder:
     def save_model(self, save: Callable[[Path], None], *, is_main: bool) -> None:
         """Let ``save`` write into a folder beside, then move its files to their names.
 
-        Args:
-            save: writes model and tokenizer into the folder it is given; every process calls it.
-            is_main: whether this process moves the files.
+        ``save`` is given that folder and called in every process; the main one moves the files.
         """
         if is_main:
             self.add(_PARTIAL)

@@ -63,9 +63,7 @@ def use_varlen_attention(model: Any) -> bool:
 def find_obstacle(model: Any, *, on_gpu: bool) -> str | None:
     """Why a model's rows cannot attend to themselves alone; None where they can.
 
-    Args:
-        model: on any device.
-        on_gpu: whether it will run on a GPU.
+    The model may be on any device; ``on_gpu`` is whether it will run on a GPU.
     """
     config = model.config.get_text_config()
     family = type(model).__name__

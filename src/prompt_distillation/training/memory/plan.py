@@ -379,10 +379,7 @@ def propose(
 ) -> tuple[list[str], float] | None:
     """Add memory-saving flags one by one until the run fits, then drop those it fits without.
 
-    Args:
-        run: that does not fit.
-        total: the memory of a run, in bytes.
-        limit: what it may take, in bytes.
+    ``total`` is the memory of a run and ``limit`` what it may take, in bytes.
     """
     taken: list[Way] = []
     for way in WAYS:
