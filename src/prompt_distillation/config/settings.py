@@ -253,8 +253,6 @@ class Setting:
     Attributes:
         name: flat name, e.g. ``teacher_temperature``.
         path: where its value is in the nested configuration.
-        hint: its type.
-        help_text: one line.
         limits: ``low``, ``high`` and ``above``; None where there is none.
         about: what its block is about; empty for settings of the command itself.
     """

@@ -44,8 +44,6 @@ class Placement:
     """What one worker takes.
 
     Attributes:
-        cpus: that Ray reserves for it.
-        gpus: likewise.
         node_id: the machine it should run on; None leaves that to Ray.
         share: which share of the machine's cores is its own, from 0.
         shares: into how many they are cut.

@@ -59,8 +59,6 @@ class Row:
     """One completion being written.
 
     Attributes:
-        sampling: how its tokens are drawn.
-        marks: where turns and reasoning end.
         max_new_tokens: the sampling's limit, or what the model's context leaves if that is less.
         choices: token ids of each allowed text, where decoding is constrained; where the model
             reasons first (``sampling.thinking``), of what follows ``</think>``.

@@ -41,10 +41,8 @@ class Serving:
 
     Attributes:
         name: what clients call it.
-        host: the address that the server listens on.
         fp8: whether vLLM quantises the weights to 8 bits while it loads them.
         merged_dir: where a merged checkpoint is written, to stay; None: a temporary folder.
-        more: further flags of vLLM.
     """
 
     name: str

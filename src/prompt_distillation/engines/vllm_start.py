@@ -32,12 +32,7 @@ SHUTDOWN_SECONDS_ALONE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class LiveAdapter:
-    """An adapter that vLLM applies while it runs.
-
-    Attributes:
-        path: its folder.
-        shape: its ranks, and the experts that it changes.
-    """
+    """An adapter that vLLM applies while it runs."""
 
     path: Path
     shape: AdapterShape

@@ -35,11 +35,9 @@ class Counts:
     Attributes:
         inputs: all of them; ``train + held_out + rejected``.
         duplicates: inputs whose label was taken from an earlier one.
-        corrected: inputs with a person's answer.
         disagreements: inputs whose votes were not all for one answer.
         repaired: answers with half characters, which were replaced.
         labels: label -> inputs, of the labels it was given; free text is not counted by text.
-        rejects: reason -> inputs.
         requests: completions and failed requests, retries and votes included.
         retries: requests after a vote's first.
         gold: inputs with a gold label and an answer of the teacher's.

@@ -246,7 +246,7 @@ def open_journal(
 ) -> Iterator[Journal]:
     """Open the journals of a dataset.
 
-    ``writable`` is appended to, and ``others`` are only read. With a journal to write, requests that
+    ``writable`` is appended to, ``others`` are only read. With a journal to write, requests that
     failed in earlier runs are left out, to be made again; without one they are taken as they are.
     """
     journal = Journal(identity, top_logprobs=top_logprobs)

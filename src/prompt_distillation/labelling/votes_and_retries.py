@@ -46,7 +46,6 @@ class Verdict:
 
     Attributes:
         answer: the label or text; None if there is none.
-        reject_reason: why there is none.
         votes: answer -> how many votes it got, most first.
         cast: votes drawn, those without an answer included.
         agreement: share of the votes drawn that went to the leading answer, or to its least agreed

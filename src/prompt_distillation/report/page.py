@@ -66,13 +66,8 @@ class PageParts:
     Attributes:
         results: title -> evaluation, all of the same inputs in the same order.
         main: title of the one the page is about.
-        comparison: latency, costs and confidence.
         scored: the evaluation of the labels' scores, for the model the page is about; in a report
             of one evaluation, that evaluation.
-        pictures: PNG files.
-        judgement: what a judge said of the student's and the teacher's answers.
-        probes: character, pressure, perplexity and forgetting, where they were measured.
-        load: the served models under load, where that was measured.
     """
 
     results: Mapping[str, Result]

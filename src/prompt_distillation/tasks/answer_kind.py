@@ -38,7 +38,6 @@ class Answer:
         text: the answer in its canonical form, which is also what a student is trained to write.
             Two answers are equal, and one vote, if their texts are.
         reasoning: what stood before the last ``</think>``.
-        reject_reason: why there is no answer.
         detail: the reason in words, with what would be allowed.
         span: where the answer stands in what was read, from and to; None where it is all of it,
             or rewritten.
