@@ -11,7 +11,7 @@ change with the order count.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -330,11 +330,8 @@ def _with_verdicts(
     """Each pair with its two verdicts, places turned into winners."""
     for pair in pairs:
         one, other = next(places), next(places)
-        yield JudgedPair(
-            index=pair.index,
-            text=pair.text,
-            student=pair.student,
-            teacher=pair.teacher,
+        yield replace(
+            pair,
             student_first=_winners(one, first="student", second="teacher"),
             teacher_first=_winners(other, first="teacher", second="student"),
         )

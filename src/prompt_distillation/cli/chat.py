@@ -37,6 +37,7 @@ COMMANDS = """/prompt on|off                 whether the teacher gets the prompt
 /save FILE                     all answers so far, as JSON lines
 /quit                          the end"""
 
+USED = ("prompt_tokens", "completion_tokens", "seconds")
 NO_RAY = ("ray_address", "ray_workers")
 SHOWN_REASONING = 600
 
@@ -145,11 +146,9 @@ async def _open_speakers(config: ChatConfig, stack: AsyncExitStack) -> list[Spea
         speaker = Speaker(
             name=name,
             engine=await stack.enter_async_context(open_engine(kind, options)),
-            sampling=Sampling(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
+            sampling=Sampling.of(
+                sampling,
                 max_tokens=sampling.max_tokens or 1024,
-                max_thinking_tokens=sampling.max_thinking_tokens,
                 seed=config.teacher_sampling.seed,
             ),
             prefill=sampling.prefill or "",
@@ -299,16 +298,13 @@ class Chat:
         return Reply(speaker=speaker, answer=answer, reasoning=cut.reasoning, completion=completion)
 
     def _record(self, question: str, reply: Reply) -> dict[str, object]:
-        made = reply.completion
         return {
             "question": question,
             "model": reply.speaker.name,
             "with_prompt": reply.speaker.with_prompt,
             "answer": reply.answer,
             "reasoning": reply.reasoning,
-            "prompt_tokens": made.prompt_tokens if made else None,
-            "completion_tokens": made.completion_tokens if made else None,
-            "seconds": made.seconds if made else None,
+            **{name: getattr(reply.completion, name, None) for name in USED},
             "cost": reply.cost,
         }
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast, get_args
 
-from prompt_distillation.data.files import read_jsonl, sibling, without_link
+from prompt_distillation.data.files import DatasetPart, read_jsonl, sibling, without_link
 from prompt_distillation.errors import ConfigError, InputError
 from prompt_distillation.tasks import ChatMessage
 
@@ -150,11 +150,16 @@ class DatasetPaths:
     corrections: Path
     logprobs: Path
 
+    @property
+    def made(self) -> list[Path]:
+        """Every file of the dataset that labelling makes."""
+        return [
+            self.dataset, self.heldout, self.records, self.rejects, self.manifest, self.logprobs
+        ]  # fmt: skip
+
     def written(self, shard: Shard) -> list[Path]:
         """Every file that the process which labels ``shard`` may write."""
-        parts = [self.dataset, self.heldout, self.records, self.rejects, self.manifest]
-        parts.append(self.logprobs)
-        return [*parts, self.journal(shard), self.lock(shard)]
+        return [*self.made, self.journal(shard), self.lock(shard)]
 
     def journal(self, shard: Shard) -> Path:
         """The journal of the process that labels ``shard``."""
@@ -174,8 +179,7 @@ class DatasetPaths:
 
     def remove_leftovers(self) -> None:
         """Remove the unfinished files of a run that was killed; only its successor may."""
-        parts = (self.dataset, self.heldout, self.records, self.rejects, self.manifest)
-        for path in (*parts, self.logprobs):
+        for path in self.made:
             for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
                 leftover.unlink(missing_ok=True)
 
@@ -191,15 +195,8 @@ def dataset_paths(output_file: Path) -> DatasetPaths:
             f"--output_file is {str(output_file)!r}; it must be a file whose name ends in .jsonl"
         )
     output_file = without_link(output_file)
-    return DatasetPaths(
-        dataset=output_file,
-        heldout=sibling(output_file, "heldout"),
-        records=sibling(output_file, "records"),
-        rejects=sibling(output_file, "rejects"),
-        manifest=sibling(output_file, "manifest"),
-        corrections=sibling(output_file, "corrections"),
-        logprobs=sibling(output_file, "logprobs"),
-    )
+    parts = {part: sibling(output_file, part) for part in get_args(DatasetPart)}
+    return DatasetPaths(dataset=output_file, **parts)
 
 
 _RECORD_TYPES: dict[str, type | tuple[type, ...]] = {

@@ -129,7 +129,7 @@ class ServerAnswer:
         )
 
     def _logprobs(self) -> AnswerLogprobs:
-        """Of the tokens after the reasoning, by their texts."""
+        """Log-probabilities of the tokens after the reasoning, which a server names by texts."""
         if not self._scores:
             raise RequestFailedError(
                 "the server returns no log-probabilities; leave out --top_logprobs, or use "

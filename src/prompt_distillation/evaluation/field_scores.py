@@ -85,7 +85,7 @@ def field_scores(predictions: Sequence[Prediction]) -> FieldScores | None:
 
 
 def _f1_of(counts: Any) -> float:
-    """Given the right values of each input, and all of them, given or wanted."""
+    """F1 from two counts of each input: its right values, and all that are given or wanted."""
     correct, values = counts.sum(axis=0)
     return float(2 * correct / max(values, 1))
 

@@ -89,7 +89,7 @@ class Probe:
 
     Attributes:
         counts: what the distinct ones of them cost.
-        seconds: the teacher worked for, its loading left out; None if the journal had some of them.
+        seconds: of the teacher's work, without its loading; None if the journal had some of them.
         unfinished: distinct inputs of the whole file that the teacher is still to be asked for.
     """
 

@@ -1,6 +1,6 @@
 """What a kind of answer decides. Each kind is one module; nothing else asks which kind it is.
 
-To add one: write a class with the members of `AnswerKind` and a function that
+To add one: write a class that inherits from `AnswerKind` and a function that
 reads its keys of ``task.yaml``, and list that in `prompt_distillation.tasks.task.KINDS`. Labelling,
 evaluation and reports follow its members.
 """
@@ -14,6 +14,10 @@ from typing import Any, Literal, Protocol
 MetricFamily = Literal["labels", "text", "fields"]
 """Which metrics apply: of labels (confusion, F1 per label), of texts (BLEU, chrF, ROUGE), or of the
 fields of objects (precision, recall, F1 per field)."""
+
+
+MAX_TOKENS = 1024
+"""Room for an answer of about 700 words, or a JSON object of about 3,000 characters."""
 
 
 class RejectReason(StrEnum):
@@ -77,7 +81,11 @@ def count_whole_answers(answers: Sequence[str]) -> VoteCount:
 
 
 class AnswerKind(Protocol):
-    """How the answers of a task are read, constrained and measured."""
+    """How the answers of a task are read, constrained and measured.
+
+    A class that inherits from it gets the defaults below: answers without a list of labels, each
+    read like a completion, counted as wholes, and of at most `MAX_TOKENS` tokens.
+    """
 
     @property
     def name(self) -> str:
@@ -86,10 +94,12 @@ class AnswerKind(Protocol):
     @property
     def labels(self) -> Mapping[str, str]:
         """The only answers there are, each with its meaning; empty where there is no list."""
+        return {}
 
     @property
     def json_schema(self) -> str | None:
         """The JSON Schema of the answers, for engines that can decode by it."""
+        return None
 
     @property
     def has_right_answers(self) -> bool:
@@ -102,6 +112,7 @@ class AnswerKind(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]:
         """What decides how an answer is read, as JSON can hold it, for manifests."""
+        return {"labels": [], "answer_pattern": None}
 
     def read(self, text: str) -> Answer:
         """Read the answer out of what a model wrote after its reasoning.
@@ -112,19 +123,22 @@ class AnswerKind(Protocol):
 
     def accept(self, text: str) -> Answer:
         """Read an answer that stands alone: a gold label, a correction, a saved prediction."""
+        return self.read(text)
 
     def count_votes(self, answers: Sequence[str]) -> VoteCount:
-        """What several answers to one input come to; `count_whole_answers` is the usual way.
+        """What several answers to one input come to.
 
         Args:
             answers: in canonical form, at least one, in the order of the votes.
         """
+        return count_whole_answers(answers)
 
     def written_as_in(self, prompt: str) -> Iterable[tuple[str, str]]:
         """Answers, each as the prompt asks to write it: `read` must find the answer in the text.
 
         This is checked when a task is loaded, before anything is paid for.
         """
+        return ()
 
     def max_tokens(self, *, with_prompt: bool) -> int:
         """Room for an answer without reasoning, in tokens.
@@ -133,3 +147,4 @@ class AnswerKind(Protocol):
             with_prompt: whether the model sees the task's prompt, and so may say more than a
                 student that was trained on bare answers.
         """
+        return MAX_TOKENS

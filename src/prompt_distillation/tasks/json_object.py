@@ -21,6 +21,7 @@ from typing import Any, Literal
 from prompt_distillation.errors import TaskError
 from prompt_distillation.tasks.answer_kind import (
     Answer,
+    AnswerKind,
     MetricFamily,
     RejectReason,
     VoteCount,
@@ -32,15 +33,13 @@ from prompt_distillation.tasks.patterns import (
     without_half_characters,
 )
 
-MAX_TOKENS = 1024
-
 _FENCE = re.compile(r"```[a-zA-Z]*\n(.*?)```", re.DOTALL)
 _LARGEST_EXACT = 2**53
 """Up to here a float that is whole is exactly that whole number."""
 
 
 @dataclass(frozen=True)
-class JsonObject:
+class JsonObject(AnswerKind):
     """The kind ``json``, see `AnswerKind`; ``votes`` are on whole objects or on each field."""
 
     schema: Mapping[str, Any]
@@ -48,11 +47,6 @@ class JsonObject:
     name: str = "json"
     has_right_answers: bool = True
     metrics: MetricFamily = "fields"
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """There is no list of objects."""
-        return {}
 
     @cached_property
     def json_schema(self) -> str:
@@ -63,7 +57,7 @@ class JsonObject:
     def settings(self) -> Mapping[str, Any]:
         """The schema, and how votes are counted unless by whole objects."""
         by_field = {"votes": self.votes} if self.votes == "field" else {}
-        return {"labels": [], "answer_pattern": None, "schema": self.schema, **by_field}
+        return {**super().settings, "schema": self.schema, **by_field}
 
     @cached_property
     def _validator(self) -> Any:
@@ -79,10 +73,6 @@ class JsonObject:
             except (ValueError, RecursionError):  # the latter: thousands of open brackets
                 continue
         return Answer(reject_reason=RejectReason.NO_JSON, detail=f"no JSON in {text[:60]!r}")
-
-    def accept(self, text: str) -> Answer:
-        """An answer that stands alone is read like any other."""
-        return self.read(text)
 
     def _validated(self, value: Any) -> Answer:
         violations = self._validator.iter_errors(value)
@@ -109,14 +99,6 @@ class JsonObject:
                 unseen: Counter[str | None] = Counter({None: len(answers)})
                 return VoteCount(winner=answer.text, tallies=(*tallies.values(), unseen))
         return count_whole_answers(answers)
-
-    def written_as_in(self, prompt: str) -> Iterable[tuple[str, str]]:
-        """Nothing to prove: whatever is valid is read."""
-        return ()
-
-    def max_tokens(self, *, with_prompt: bool) -> int:
-        """Room for an object of about 3,000 characters."""
-        return MAX_TOKENS
 
 
 def read_json_kind(fields: Mapping[str, Any], path: Path) -> JsonObject:
