@@ -23,6 +23,7 @@ from prompt_distillation.config.label_config import LabelConfig, VoteConfig
 from prompt_distillation.data.dataset_files import Shard, dataset_paths
 from prompt_distillation.data.files import (
     dump_json,
+    has_keys,
     read_json,
     refuse_to_overwrite,
     refuse_unsafe_outputs,
@@ -187,11 +188,7 @@ def _check_outputs(config: GenerateConfig, source: Path) -> None:
 
 def _manifest_of(path: Path) -> dict[str, Any]:
     """The manifest of an earlier run; empty where there is none, or it is of something else."""
-    try:
-        manifest = read_json(path)
-    except InputError:
-        return {}
-    return manifest if "inputs_sha256" in manifest and "refused" in manifest else {}
+    return read_json(path) if has_keys(path, "inputs_sha256", "refused") else {}
 
 
 # --- from templates ----------------------------------------------------------------------------

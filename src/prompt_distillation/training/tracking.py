@@ -68,20 +68,12 @@ def finish_tracking() -> str | None:
     """Close the open W&B run; returns the command that uploads it if it was recorded offline."""
     import wandb
 
-    hint = sync_hint()
-    if wandb.run is not None:
-        wandb.run.finish()
-    return hint
-
-
-def sync_hint() -> str | None:
-    """How to upload the run that was just recorded offline; None where there is nothing to do."""
-    import wandb
-
     run = wandb.run
-    if run is None or not run.offline:
+    if run is None:
         return None
-    return f"wandb sync {run.sync_dir}"
+    hint = f"wandb sync {run.sync_dir}" if run.offline else None
+    run.finish()
+    return hint
 
 
 def tensorboard_folder(output_dir: Path) -> str:
