@@ -23,6 +23,7 @@ from prompt_distillation.config.settings import (
     option,
     plain_type,
     settings_of,
+    share,
     split_settings,
     unknown_name,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "option",
     "plain_type",
     "settings_of",
+    "share",
     "split_settings",
     "unknown_name",
 ]

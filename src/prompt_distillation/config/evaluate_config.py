@@ -12,6 +12,7 @@ from prompt_distillation.config import (
     Settings,
     block,
     option,
+    share,
 )
 from prompt_distillation.errors import ConfigError
 
@@ -49,19 +50,17 @@ class TestConfig(Settings):
 class GateConfig(Settings):
     """What a model must reach to be deployed."""
 
-    min_accuracy: float | None = option(
-        None, "gate: exit with 3 if the accuracy is below this share", low=0, high=1
+    min_accuracy: float | None = share(
+        None, "gate: exit with 3 if the accuracy is below this share"
     )
-    max_drop: float | None = option(
+    max_drop: float | None = share(
         None,
         "gate: exit with 3 if the accuracy is more than this share below --baseline; with 4 if "
         "that drop is not significant",
-        low=0,
-        high=1,
     )
     baseline: Path | None = option(None, "gate: an earlier result to compare with, for --max_drop")
-    min_parse_rate: float | None = option(
-        None, "gate: exit with 3 if fewer completions than this share hold an answer", low=0, high=1
+    min_parse_rate: float | None = share(
+        None, "gate: exit with 3 if fewer completions than this share hold an answer"
     )
 
     def __post_init__(self) -> None:

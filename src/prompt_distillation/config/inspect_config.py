@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from prompt_distillation.config import InputConfig, Settings, block, option
+from prompt_distillation.config import InputConfig, Settings, block, option, share
 from prompt_distillation.errors import ConfigError
 
 
@@ -11,32 +11,22 @@ from prompt_distillation.errors import ConfigError
 class InspectLimits(Settings):
     """Shares above which the data is not fit for training (exit code 3)."""
 
-    max_unreadable: float = option(0.0, "rows that are no conversation", low=0, high=1)
-    max_empty: float = option(0.0, "rows with an empty answer", low=0, high=1)
-    max_duplicates: float = option(0.1, "inputs that repeat an earlier one", low=0, high=1)
-    max_near_duplicates: float = option(
-        0.3, "inputs that nearly repeat an earlier one", low=0, high=1
+    max_unreadable: float = share(0.0, "rows that are no conversation")
+    max_empty: float = share(0.0, "rows with an empty answer")
+    max_duplicates: float = share(0.1, "inputs that repeat an earlier one")
+    max_near_duplicates: float = share(0.3, "inputs that nearly repeat an earlier one")
+    max_contradictions: float = share(0.01, "rows whose input appears again with another answer")
+    max_held_out_seen: float = share(
+        0.05, "held-out inputs that a training input repeats or nearly repeats"
     )
-    max_contradictions: float = option(
-        0.01, "rows whose input appears again with another answer", low=0, high=1
+    max_rejected: float = share(0.2, "inputs that got no answer")
+    max_cut: float = share(0.1, "inputs whose last answer was cut off by length")
+    max_refused: float = share(0.05, "answers that begin as a refusal does, in English")
+    max_leaks: float = share(
+        0.01, "answers with marks of reasoning or of turns, or a piece of the prompt"
     )
-    max_held_out_seen: float = option(
-        0.05, "held-out inputs that a training input repeats or nearly repeats", low=0, high=1
-    )
-    max_rejected: float = option(0.2, "inputs that got no answer", low=0, high=1)
-    max_cut: float = option(0.1, "inputs whose last answer was cut off by length", low=0, high=1)
-    max_refused: float = option(
-        0.05, "answers that begin as a refusal does, in English", low=0, high=1
-    )
-    max_leaks: float = option(
-        0.01, "answers with marks of reasoning or of turns, or a piece of the prompt", low=0, high=1
-    )
-    max_secrets: float = option(
-        0.0, "rows with what looks like a key, a token or a private key", low=0, high=1
-    )
-    max_too_long: float = option(
-        0.02, "training rows longer than --max_length (with --model_name)", low=0, high=1
-    )
+    max_secrets: float = share(0.0, "rows with what looks like a key, a token or a private key")
+    max_too_long: float = share(0.02, "training rows longer than --max_length (with --model_name)")
 
 
 @dataclass(frozen=True, kw_only=True)

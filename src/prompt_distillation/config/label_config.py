@@ -14,6 +14,7 @@ from prompt_distillation.config import (
     TokenPriceConfig,
     block,
     option,
+    share,
 )
 from prompt_distillation.errors import ConfigError
 
@@ -31,8 +32,8 @@ class VoteConfig(Settings):
         1, "answers per input, of which the majority counts; stops once the majority cannot change",
         low=1, high=1001,
     )  # fmt: skip
-    min_agreement: float = option(
-        0.0, "share of the votes that the answer needs; inputs below it are rejected", low=0, high=1
+    min_agreement: float = share(
+        0.0, "share of the votes that the answer needs; inputs below it are rejected"
     )
 
 

@@ -56,6 +56,11 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help_text, "limits": limits})
 
 
+def share(default: float | None, help_text: str) -> Any:
+    """An `option` between 0 and 1."""
+    return option(default, help_text, low=0, high=1)
+
+
 def block(
     kind: type[Any],
     *,
