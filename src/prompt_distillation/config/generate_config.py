@@ -69,6 +69,11 @@ class GenerateConfig(Settings):
                 "pass either --templates FILE, e.g. tasks/beethoven/questions.yaml, or --examples "
                 "FILE with a few inputs for a model to make more of"
             )
+        if self.output_file.suffix != ".jsonl" or self.output_file.is_dir():
+            raise ConfigError(
+                f"--output_file is {str(self.output_file)!r}; it must be a file whose name ends in "
+                ".jsonl"
+            )
         if self.examples is not None and self.sampling.temperature == 0:
             raise ConfigError(
                 "--temperature is 0: the same examples would always bring the same inputs; set a "
