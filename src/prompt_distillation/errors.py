@@ -1,5 +1,19 @@
 """What a user can do wrong, as one tree of exceptions.
 
+::
+
+    PromptDistillationError
+    ├── ConfigError (ValueError)         a flag, a YAML key or a range
+    ├── TaskError (ValueError)           tasks/NAME/task.yaml or prompt.md
+    ├── InputError (ValueError)          a file of inputs, labels or training rows
+    ├── OutputExistsError (FileExistsError)  refusing to overwrite
+    ├── OutputBusyError (RuntimeError)   another process is writing the same output
+    ├── OutputWriteError (OSError)       a disk that is full or a folder that cannot be written
+    ├── EngineError (RuntimeError)       no such engine here, no GPU, a server that does not answer
+    ├── NoLabelsError (RuntimeError)     a teacher that answered none of the inputs
+    ├── DivergedError (RuntimeError)     a training loss that is not a finite number
+    └── ModelError (ValueError)          a path without a model, an adapter of another base model
+
 Commands catch the base class, print the message as one line and exit with code 2. Every message
 names the value received, what is allowed, and what to do.
 """
