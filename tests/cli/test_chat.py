@@ -11,11 +11,13 @@ import pytest
 from rich.console import Console
 
 from prompt_distillation.cli.chat import Chat, Speaker
+from prompt_distillation.config import TokenPriceConfig
 from prompt_distillation.engines import Completion, Request, Sampling
 from prompt_distillation.engines.event_loop import BackgroundLoop
 from prompt_distillation.tasks import load_task
 
 ROOT = Path(__file__).parents[2]
+PRICES = TokenPriceConfig(price_per_million_input_tokens=1, price_per_million_output_tokens=10)
 HOSTILE = "\x1b]0;owned\x07 [bold]red[/bold] \u202e"
 
 
@@ -55,7 +57,7 @@ def test_on_a_terminal_answers_grow_and_cannot_change_it(tmp_path: Path) -> None
     speakers = [
         Speaker(
             name=name, engine=Typist(), sampling=Sampling(), prefill="", thinking=True,
-            with_prompt=name == "teacher", prices=(1.0, 10.0),
+            with_prompt=name == "teacher", prices=PRICES,
         )
         for name in ("teacher", "student")
     ]  # fmt: skip
