@@ -192,7 +192,6 @@ def evaluate(
         ...     task="tasks/language",
         ...     test_file="example-data/multilingual.txt",
         ...     train_data_file="data/lang.jsonl",
-        ...     output_file="data/student.json",
         ...     max_samples=20,
         ...     engine="transformers",
         ... )
@@ -277,13 +276,11 @@ def judge(*, student_file: str | Path, teacher_file: str | Path, **settings: Any
 
     Examples:
         >>> judgement = judge(
-        ...     student_file="data/student.json",
-        ...     teacher_file="data/student.json",
-        ...     model_name="example-models/teacher",
-        ...     output_dir="data/judge",
-        ... )
-        >>> judgement.identical, judgement.overall.ties
-        (20, 20)
+        ...     student_file="student.json",
+        ...     teacher_file="teacher.json",
+        ...     model_name="Qwen/Qwen3-30B-A3B-Instruct-2507",
+        ... )  # doctest: +SKIP
+        >>> judgement.overall.win_rate  # doctest: +SKIP
 
     Args:
         student_file: the student's answers, a result that `evaluate` or `compare` wrote.

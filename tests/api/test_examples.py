@@ -23,8 +23,7 @@ def checkout(tmp_path, monkeypatch):
 def test_the_examples_of_the_docstrings_work_one_after_the_other(checkout):
     names = {name: getattr(pd, name) for name in pd.__all__}
     steps = (pd.generate_inputs, pd.inspect_data, pd.label, pd.train, pd.evaluate)
-    examined = (pd.Student, pd.judge, pd.compare, pd.probe, pd.improve)
-    for item in (pd.load_task, *steps, *examined):
+    for item in (pd.load_task, *steps, pd.Student, pd.compare, pd.probe, pd.improve):
         examples = doctest.DocTestParser().get_examples(item.__doc__ or "")
         assert examples, f"{item.__name__} has no example"
         for example in examples:
