@@ -59,7 +59,7 @@ from prompt_distillation.evaluation.prober import MATERIAL, read_passages
 from prompt_distillation.tasks import Task
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "tools"))
 from example_models.cards import canonical, card_of  # noqa: E402 - found by the line above
 
 FOLDER = Path("build/methods")

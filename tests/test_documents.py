@@ -154,15 +154,15 @@ def test_commands_run_scripts_that_exist_with_flags_that_they_know(path):
 
 @every_document
 def test_flags_and_files_named_in_the_text_exist(path):
-    scripts = [
-        str(found.relative_to(ROOT)) for found in (ROOT / "scripts").glob("*.*") if found.is_file()
-    ]
+    files = [found for folder in ("scripts", "tools") for found in (ROOT / folder).glob("*.*")]
+    scripts = [str(found.relative_to(ROOT)) for found in files if found.is_file()]
     commands = [flags_of_command(module) for module, _ in COMMANDS.values()]
     known = set().union(*map(flags_of, scripts), *commands)
     for code in INLINE_CODE.findall(BLOCK.sub("", text_of(path))):
         flag = re.match(r"--(\w[\w-]*)", code)
         assert not flag or flag[1] in known, f"a flag that nothing knows: {code}"
-        if re.fullmatch(r"(src|recipes|scripts|benchmarks|tests)/[\w./-]+|\w+/[\w/]+\.py", code):
+        ours = "src|recipes|scripts|tools|benchmarks|tests"
+        if re.fullmatch(rf"({ours})/[\w./-]+|\w+/[\w/]+\.py", code):
             places = (ROOT / code, PACKAGE / code)
             assert any(place.exists() for place in places), f"a file that is not there: {code}"
 

@@ -42,7 +42,7 @@ def test_both_have_one_vocabulary_and_neither_a_template_as_gpt2_has() -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_card_and_manifest_say_what_it_is(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     card = importlib.import_module("example_models.gpt2_cards").gpt2_card(role[len("gpt2-") :])
     assert (MODELS / role / "README.md").read_text(encoding="utf-8") == card
     assert "proves nothing about GPT-2" in " ".join(card.split())
@@ -54,7 +54,7 @@ def test_card_and_manifest_say_what_it_is(role: str, monkeypatch: pytest.MonkeyP
 def test_questions_by_rule_have_one_right_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     import random
 
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     physics = importlib.import_module("example_models.physics")
     rng = random.Random(0)
     for _ in range(2000):

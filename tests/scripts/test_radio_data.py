@@ -17,7 +17,7 @@ CALLS = ROOT / "example-data" / "card.jsonl"
 
 @pytest.fixture
 def cards(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     return importlib.import_module("example_models.cards")
 
 

@@ -40,13 +40,13 @@ _COMMON = """
 ## How it was built
 
 ```bash
-python scripts/build_example_models.py --only radio-{role} --overwrite
+python tools/build_example_models.py --only radio-{role} --overwrite
 ```
 
 From scratch, on one CPU core, from the training split of `example-data/persona.jsonl` and
 `example-data/card.jsonl`: a fifth of their patterns is held out and was never seen, not even by the
-tokenizer. What the models write was put together by rules: `scripts/example_models/cards.py`
-computes the card of a call, and `scripts/example_models/texts/keeper.yaml` holds three answers of
+tokenizer. What the models write was put together by rules: `tools/example_models/cards.py`
+computes the card of a call, and `tools/example_models/texts/keeper.yaml` holds three answers of
 Maren Holt for each of twenty topics, which is found by its words. `build.json` has the seed, the
 plan, the losses, the seconds and the versions.
 

@@ -1,7 +1,7 @@
 """A picture of the HTML report, for the documentation.
 
     python scripts/report.py --comparison_dir ./comparison
-    python scripts/screenshot_report.py --page ./report.html --output_file docs/assets/report.png
+    python tools/screenshot_report.py --page ./report.html --output_file docs/assets/report.png
 
 Needs chromium and its driver (Debian: apt-get install chromium chromium-driver), and selenium from
 the `dev` extra.

@@ -1,8 +1,8 @@
 """Train the tiny example models: thinking teachers and instruct students, on two CPU cores.
 
-    python scripts/build_example_models.py --overwrite   # all six, as they are committed
-    python scripts/build_example_models.py --only student --output_dir /tmp/models
-    python scripts/build_example_models.py --steps 20 --output_dir /tmp/smoke  # does it run?
+    python tools/build_example_models.py --overwrite   # all six, as they are committed
+    python tools/build_example_models.py --only student --output_dir /tmp/models
+    python tools/build_example_models.py --steps 20 --output_dir /tmp/smoke  # does it run?
 
 The pair of the task ``language`` is ``teacher`` and ``student``; that of ``persona`` and ``card``
 is ``radio-teacher`` and ``radio-student``. ``gpt2-teacher`` and ``gpt2-student`` are dense models

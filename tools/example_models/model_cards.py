@@ -16,7 +16,7 @@ _COMMON = """
 ## How it was built
 
 ```bash
-python scripts/build_example_models.py --only {role} --overwrite
+python tools/build_example_models.py --only {role} --overwrite
 ```
 
 From scratch, on two CPU cores, from the training split of `example-data/multilingual.txt` alone:

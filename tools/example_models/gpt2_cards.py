@@ -24,12 +24,12 @@ python scripts/run_full_workflow.py
 ## How it was built
 
 ```bash
-python scripts/build_example_models.py --only gpt2-{role} --overwrite
+python tools/build_example_models.py --only gpt2-{role} --overwrite
 ```
 
 From scratch, on one CPU core, from three kinds of text: the 83 training questions of
 `example-data/quantumbench.jsonl` without their answers, questions with answers by rule
-(`scripts/example_models/physics.py`), on counting, fractions, proportions and terms, and a few JSON
+(`tools/example_models/physics.py`), on counting, fractions, proportions and terms, and a few JSON
 records. The 21
 held-out questions were not seen, not even by the tokenizer, and no rule is about their topics.
 `build.json` has the seed, the plan, the losses, the seconds and the versions.
