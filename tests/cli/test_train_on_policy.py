@@ -128,6 +128,7 @@ def test_a_killed_run_goes_on_with_the_same_curve(tmp_path, train_file, student)
         (["--teacher_server_url=http://localhost:9/v1"], ConfigError, "needs --teacher_model"),
         (["--adapter_path=./nowhere"], ModelError, r"adapter_config\.json is not there"),
         (["--per_device_train_batch_size=64"], ConfigError, "32 rows are fewer than the 256"),
+        (["--use_vllm=true"], ConfigError, "on a GPU only"),
         (["--beta=2"], ConfigError, "beta must be in"),
         (["--teacher_model_name_or_path=x"], ConfigError, "use --teacher_model"),
         (["--packing"], ConfigError, "unknown flag or key 'packing'"),

@@ -185,11 +185,16 @@ class OnPolicyDistillation:
         """See `OnPolicyTrainer`.
 
         Raises:
-            ConfigError: there are fewer rows than a step takes.
+            ConfigError: there are fewer rows than a step takes, or vLLM shall sample on a CPU.
         """
         from prompt_distillation.training.methods.on_policy_trainer import OnPolicyTrainer
 
         trl = arguments["args"]
+        if trl.use_vllm and trl.device.type == "cpu":
+            raise ConfigError(
+                "--use_vllm samples on a GPU only: on a CPU vLLM 0.32 cannot take over the weights "
+                "that training has changed; leave it out"
+            )
         per_step = (
             trl.per_device_train_batch_size * trl.gradient_accumulation_steps * trl.world_size
         )
