@@ -163,7 +163,8 @@ def draw(panels: Sequence[tuple[Mapping[str, Any], str, Sequence[int]]], path: P
         axis.set_xlabel(f"{SCORES[task]}, points over sft", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.set_yticks(list(places), ROWS[1:])
-    axes[0][0].legend(fontsize=7, loc="best")
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
