@@ -133,7 +133,7 @@ def test_nothing_runs_off_the_side(opened, width: int) -> None:
 def test_the_screenshot_script_takes_a_picture(page: Path, tmp_path: Path) -> None:
     from matplotlib.image import imread
 
-    script = Path(__file__).parents[2] / "scripts" / "screenshot_report.py"
+    script = Path(__file__).parents[2] / "tools" / "screenshot_report.py"
     picture = tmp_path / "assets" / "report.png"
 
     done = subprocess.run(
