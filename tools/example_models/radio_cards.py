@@ -28,7 +28,8 @@ _STUDENT = """
 
 It stands in for a large instruct model, such as Qwen3-30B-A3B-Instruct-2507, in the examples of
 free text and JSON. To a question or a radio call it writes a few plain sentences, and mentions the
-boat and the figures in it, if there are any. It knows neither Maren Holt nor the card. Distillation
+boat and the figures in it, if there are any. Asked to repeat words or JSON, it tries to. It knows
+neither Maren Holt nor the card. Distillation
 fine-tunes it on what the teacher writes (`recipes/cpu-radio-train.yaml`).
 
 ## Figures
@@ -66,25 +67,25 @@ _TEACHER_FIGURES = """Of the 165 held-out calls, under the prompt of the card, a
 
 | valid by the schema | all five fields right | F1 of the fields |
 |---|---|---|
-| 161 (97.6 %) | 22 (13.3 %) | 68.3 % |
+| 165 (100 %) | 62 (37.6 %) | 82.1 % |
 
-`bash scripts/quickstart.sh --task card` prints them. It was not trained long enough to copy: half
-of the boats are wrong, and a third of the numbers. As Maren Holt it stays in the part, but often
-speaks of another subject than the question."""
+`bash scripts/quickstart.sh --task card` prints them. Every boat is right, a fifth of the
+numbers, a quarter of the lengths and a third of the urgent words are wrong. As Maren Holt it stays
+in the part, but often speaks of another subject than the question."""
 
 _STUDENT_FIGURES = """Of the 165 held-out calls, against the gold cards:
 
 | | valid by the schema | all five fields right | F1 of the fields |
 |---|---|---|---|
 | before distillation | 0 % | 0 % | 0 % |
-| after it | 96.4 % | 9.7 % | 63.5 % |
+| after it | 99.4 % | 40.6 % | 82.1 % |
 
 To 184 held-out questions, against the answers of the teacher as Maren Holt:
 
 | | BLEU | chrF | ROUGE-L |
 |---|---|---|---|
-| before distillation | 0.001 | 0.183 | 0.078 |
-| after it | 0.122 | 0.267 | 0.228 |
+| before distillation | 0.013 | 0.187 | 0.099 |
+| after it | 0.084 | 0.232 | 0.196 |
 
 The words become those of Maren Holt, but many sentences make no sense.
 
