@@ -63,6 +63,9 @@ def check_model(model: str, *, weights: bool = True) -> None:
     """See that ``model`` may be a full model: a hub name, or a folder with config and weights.
 
     ``weights`` is False where the configuration is enough.
+
+    Raises:
+        ModelError: it is a path, and there is no full model.
     """
     folder = Path(model)
     if not folder.exists():
@@ -170,7 +173,11 @@ def merge_adapter(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
-    """Write ``base`` with ``adapter`` folded in, experts included, as a full model."""
+    """Write ``base`` with ``adapter`` folded in, experts included, as a full model.
+
+    Raises:
+        ModelError: one of the two cannot be loaded, or they do not fit.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check_model(base)

@@ -479,6 +479,9 @@ def agreement_with(pairs: Sequence[JudgedPair], person: Mapping[int, str]) -> Pe
 
     Krippendorff's alpha for nominal data (Krippendorff 2019, Content Analysis, ch. 12): 1 is full
     agreement, 0 what chance would give.
+
+    Raises:
+        ConfigError: the package krippendorff is not installed.
     """
     try:
         import krippendorff

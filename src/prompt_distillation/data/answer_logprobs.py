@@ -273,7 +273,11 @@ class LogprobsFile:
 
 
 def open_logprobs(path: Path) -> LogprobsFile:
-    """Read what is known of all rows of the file."""
+    """Read what is known of all rows of the file.
+
+    Raises:
+        InputError: it is not such a file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -264,7 +264,11 @@ def _is_conversation(turns: Any) -> TypeGuard[list[dict[str, str]]]:
 
 
 def token_counter(model_name: str | None) -> tuple[Callable[[str], int], str]:
-    """A function that counts a text's tokens, or words where no model is named; and the unit."""
+    """A function that counts a text's tokens, or words where no model is named; and the unit.
+
+    Raises:
+        ModelError: the tokenizer cannot be loaded.
+    """
     if model_name is None:
         return lambda text: len(text.split()), "words"
     from transformers import AutoTokenizer

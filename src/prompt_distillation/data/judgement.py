@@ -138,5 +138,9 @@ class Judgement:
 
 
 def read_judgement(path: Path) -> Judgement:
-    """Read a ``judge.json``."""
+    """Read a ``judge.json``.
+
+    Raises:
+        InputError: no such file, or not a judgement.
+    """
     return read_written(path, Judgement, by="judge.py")

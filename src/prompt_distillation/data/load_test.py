@@ -49,5 +49,9 @@ class LoadTest:
 
 
 def read_load_test(path: Path) -> LoadTest:
-    """Read what the benchmark wrote."""
+    """Read what the benchmark wrote.
+
+    Raises:
+        InputError: no such file, or not one of a load test.
+    """
     return read_written(path, LoadTest, by="benchmarks/serving_load.py")

@@ -47,7 +47,11 @@ def shared_prefix_length(sequences: Sequence[str] | Sequence[list[int]]) -> int:
 
 
 def read_chat_template(path: Path | None) -> str | None:
-    """The text of ``--chat_template_path``; None where it is not given."""
+    """The text of ``--chat_template_path``; None where it is not given.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
     if path is None:
         return None
     try:

@@ -137,7 +137,11 @@ class ServerEngine:
         await self._client.close()
 
     async def probe(self) -> None:
-        """See that the server is there, takes the key and serves the model."""
+        """See that the server is there, takes the key and serves the model.
+
+        Raises:
+            EngineError: it does not.
+        """
         try:
             answer = await self._client.models.with_raw_response.list(timeout=PROBE_TIMEOUT_SECONDS)
             if _is_web_page(answer.headers):
@@ -411,7 +415,11 @@ def _check_url(url: str) -> None:
 
 
 async def connect_to_server(options: EngineOptions) -> ServerEngine:
-    """Connect to ``options.server_url`` and see that it serves the model."""
+    """Connect to ``options.server_url`` and see that it serves the model.
+
+    Raises:
+        EngineError: nothing answers there, the key is refused, or the model is not served.
+    """
     # Without a URL the client would take OpenAI's.
     assert options.server_url, "EngineConfig asks for it"
     _check_url(options.server_url)

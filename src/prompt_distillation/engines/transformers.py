@@ -240,7 +240,12 @@ async def start_transformers(options: EngineOptions) -> TransformersEngine:
 
 
 def load_model(options: EngineOptions) -> Any:
-    """Load a model for inference, its adapter merged in memory."""
+    """Load a model for inference, its adapter merged in memory.
+
+    Raises:
+        EngineError: no such device here.
+        ModelError: the model or the adapter cannot be loaded.
+    """
     check_model(options.model)
     device = choose_device(options.device, options.tensor_parallel_size)
     dtype: Any = options.dtype

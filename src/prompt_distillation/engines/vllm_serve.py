@@ -60,7 +60,11 @@ class Serving:
 
 
 def check_serving(serving: Serving) -> None:
-    """See that vLLM is there and the port is free, before minutes of merging."""
+    """See that vLLM is there and the port is free, before minutes of merging.
+
+    Raises:
+        EngineError: one of them is not.
+    """
     if importlib.util.find_spec("vllm") is None:
         raise EngineError(
             "vLLM is not installed here; run `pip install -e '.[vllm]'` on a machine with NVIDIA "
@@ -164,7 +168,11 @@ def _merged(options: EngineOptions, serving: Serving, stack: contextlib.ExitStac
 def running_server(
     command: Sequence[str], serving: Serving, options: EngineOptions
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start the server, wait until it answers, and stop it when the block ends."""
+    """Start the server, wait until it answers, and stop it when the block ends.
+
+    Raises:
+        EngineError: it ended before it answered; its own message is on the screen.
+    """
     with subprocess.Popen(command, env=_environment(options)) as process:
         try:
             _wait_until_up(serving, process)

@@ -109,6 +109,9 @@ def plan_cells(config: CompareConfig, task: Task) -> dict[str, EvaluateConfig]:
     """Each cell as the evaluation it is; given to `evaluate`, it gives the same result again.
 
     The teacher comes first, because the cascade of the scored student falls back to its answers.
+
+    Raises:
+        ConfigError: the student is to be constrained, and the task has neither labels nor schema.
     """
     plans = {key: _plan(config, key) for key in CELLS if key in config.cell_names}
     if _why_not_scored(config, task) is None:
@@ -158,7 +161,11 @@ def _model_of(config: CompareConfig, key: str) -> ModelConfig:
 
 
 def base_of(student: ModelConfig) -> ModelConfig:
-    """The student before distillation: the base that was named, or else its adapter's."""
+    """The student before distillation: the base that was named, or else its adapter's.
+
+    Raises:
+        ModelError: there is no such model.
+    """
     base = student.base_model or resolve_model(student.model_name, None).base
     return replace(student, model_name=base, base_model=None)
 

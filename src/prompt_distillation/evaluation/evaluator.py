@@ -62,7 +62,12 @@ def evaluate(config: EvaluateConfig, *, on_prediction: OnPrediction | None = Non
 
 
 def check_decoding(config: EvaluateConfig, task: Task) -> None:
-    """Raise for a way of decoding that the task or the engine does not have."""
+    """Raise for a way of decoding that the task or the engine does not have.
+
+    Raises:
+        ConfigError: it needs labels or a schema, and the task has none.
+        EngineError: a server cannot score labels.
+    """
     has_schema = config.decoding == "constrained" and task.answers.json_schema is not None
     if config.decoding != "free" and not task.labels and not has_schema:
         raise ConfigError(

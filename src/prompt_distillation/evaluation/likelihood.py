@@ -106,7 +106,11 @@ class LikelihoodModel:
 
 @contextmanager
 def likelihood_model(options: EngineOptions, encoder: PromptEncoder) -> Iterator[LikelihoodModel]:
-    """Load a model that scores texts, and free its memory when the block ends."""
+    """Load a model that scores texts, and free its memory when the block ends.
+
+    Raises:
+        EngineError, ModelError: it cannot be loaded.
+    """
     model = LikelihoodModel(options, encoder)
     try:
         yield model

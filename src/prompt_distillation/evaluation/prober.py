@@ -121,7 +121,11 @@ def read_pressure(task: Task) -> list[TestItem]:
 
 
 def read_passages(path: Path) -> list[str]:
-    """The lines of a file of plain text that are not blank."""
+    """The lines of a file of plain text that are not blank.
+
+    Raises:
+        InputError: there is no such file, it is not UTF-8, or it is empty.
+    """
     passages = [line.strip() for _, line in read_lines(path) if line.strip()]
     if not passages:
         raise InputError(f"{path} holds no text; it needs at least one line")

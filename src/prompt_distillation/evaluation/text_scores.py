@@ -46,7 +46,12 @@ class SentenceEncoder(Protocol):
 
 
 def check_similarity(model: str | None, task: Task) -> None:
-    """Load the model of `--similarity_model`, if there is one, before anything else costs time."""
+    """Load the model of `--similarity_model`, if there is one, before anything else costs time.
+
+    Raises:
+        ConfigError: the task's answers are not texts, or sentence-transformers is not installed.
+        ModelError: the model cannot be loaded.
+    """
     if model is None:
         return
     if task.answers.metrics != "text":

@@ -33,7 +33,11 @@ Texts = Sequence[tuple[str, Sequence[tuple[str, float]]]]
 
 
 def refuse_unusable(config: LabelConfig, task: Task) -> None:
-    """Check that log-probabilities can be kept for this task by this engine."""
+    """Check that log-probabilities can be kept for this task by this engine.
+
+    Raises:
+        ConfigError: they cannot.
+    """
     if config.top_logprobs and config.engine.engine == "server" and not task.labels:
         raise ConfigError(
             f"--top_logprobs {config.top_logprobs} over a server works for tasks with labels: a "

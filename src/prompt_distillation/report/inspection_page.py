@@ -28,7 +28,11 @@ def json_path(page: Path) -> Path:
 
 
 def check_inspection_outputs(page: Path, inputs: Iterable[Path | None]) -> None:
-    """See that page and JSON destroy nothing; call it before anything is measured."""
+    """See that page and JSON destroy nothing; call it before anything is measured.
+
+    Raises:
+        ConfigError, OutputExistsError: as `refuse_unsafe_outputs`.
+    """
 
     def is_ours(path: Path) -> bool:
         if path == page:

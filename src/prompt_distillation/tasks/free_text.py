@@ -23,7 +23,11 @@ class FreeText(AnswerKind):
 
 
 def read_free_text(fields: Mapping[str, Any], path: Path) -> FreeText:
-    """Check that a task file asks for nothing that texts do not have."""
+    """Check that a task file asks for nothing that texts do not have.
+
+    Raises:
+        TaskError: it has labels, a pattern, or votes by field.
+    """
     for key in ("labels", "answer_pattern", "votes"):
         if fields.get(key):
             raise TaskError(f"{path}: kind text has no {key}; remove it or set another kind")

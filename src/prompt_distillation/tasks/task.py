@@ -108,7 +108,11 @@ class Task:
 
 
 def task_files(folder: Path) -> list[Path]:
-    """The files that a task is read from, for checks of what a command may write."""
+    """The files that a task is read from, for checks of what a command may write.
+
+    Raises:
+        TaskError: ``task.yaml`` is not valid YAML.
+    """
     folder = find_example(folder)
     path = folder / "task.yaml"
     fields = read_yaml_mapping(path, error=TaskError) if path.is_file() else {}

@@ -154,7 +154,11 @@ def prepare(config: TrainConfig, options: Mapping[str, Any]) -> PreparedRun:
 
 
 def configuration_of(model: ModelConfig) -> Any:
-    """A model's configuration, as transformers reads it."""
+    """A model's configuration, as transformers reads it.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
     from transformers import AutoConfig
 
     try:

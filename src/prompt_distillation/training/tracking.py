@@ -23,6 +23,9 @@ def prepare_tracking(trackers: Sequence[str], *, output_dir: Path) -> None:
     """Set the environment so that no tracker ever asks a question.
 
     Variables that the user has set win. Without a login W&B records offline below ``output_dir``.
+
+    Raises:
+        ConfigError: TensorBoard is asked for and not installed.
     """
     if "tensorboard" in trackers and importlib.util.find_spec("tensorboard") is None:
         raise ConfigError(
